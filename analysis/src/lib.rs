@@ -1,0 +1,1 @@
+//! Classifier, statistics, tables, figures, report.

@@ -1,0 +1,1 @@
+//! Plan, run loop, journal, resume.

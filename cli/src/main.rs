@@ -1,0 +1,2 @@
+//! The xfi command.
+fn main() {}

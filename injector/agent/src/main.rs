@@ -1,0 +1,2 @@
+//! The program in dom0 that arms, runs and reports.
+fn main() {}

@@ -1,0 +1,211 @@
+//! What to flip, and when.
+
+use crate::{FaultError, Hex64, Register, VcpuId};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// One fault: a location, the bits, and a trigger (DESIGN: "fault").
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// Where.
+    pub location: Location,
+    /// The bits to change; one bit for a single bit flip, none for a dummy.
+    pub mask: Hex64,
+    /// How the bits change.
+    #[serde(default)]
+    pub op: BitOp,
+    /// When.
+    pub trigger: Trigger,
+}
+
+impl Fault {
+    /// The bit, when the mask has exactly one.
+    pub fn bit(&self) -> Option<u32> {
+        (self.mask.0.count_ones() == 1).then(|| self.mask.0.trailing_zeros())
+    }
+}
+
+/// Where a fault is put. Issue by issue this grows; files stay readable
+/// because each kind is tagged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Location {
+    /// A register of a guest's vCPU, changed as the vCPU is switched in
+    /// (thesis §3.2.2.2).
+    VcpuRegister {
+        /// The domain's name.
+        domain: String,
+        /// The vCPU.
+        vcpu: VcpuId,
+        /// The register.
+        register: Register,
+    },
+}
+
+/// How the masked bits change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BitOp {
+    /// Invert them: a transient bit flip.
+    #[default]
+    Flip,
+    /// Set them: stuck at one.
+    Set,
+    /// Clear them: stuck at zero.
+    Clear,
+}
+
+impl BitOp {
+    /// The value after the fault.
+    pub const fn apply(self, value: u64, mask: u64) -> u64 {
+        match self {
+            BitOp::Flip => value ^ mask,
+            BitOp::Set => value | mask,
+            BitOp::Clear => value & !mask,
+        }
+    }
+}
+
+/// How the vCPU comes to be switched in at the moment of the flip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TriggerKind {
+    /// A Xen timer stops the vCPU at the drawn moment; the flip happens as it
+    /// is switched in again.
+    Kick,
+    /// The next natural context switch after the drawn moment.
+    Switch,
+}
+
+/// Which privilege level the vCPU must be in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModeFilter {
+    /// Guest user mode only.
+    User,
+    /// Guest kernel mode only.
+    Kernel,
+}
+
+/// When a fault fires.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trigger {
+    /// Kick or switch.
+    pub kind: TriggerKind,
+    /// The drawn moment, nanoseconds after arming; nothing fires before it.
+    pub after_ns: u64,
+    /// Fire on the nth matching event, from 1.
+    #[serde(default = "one")]
+    pub nth: u32,
+    /// Give up this long after arming; `None` waits for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expire_ns: Option<u64>,
+    /// Only when RIP lies in this range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rip: Option<RipRange>,
+    /// Only in this mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<ModeFilter>,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+/// A half-open range of instruction addresses: `start` is in, `end` is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RipRange {
+    start: u64,
+    end: u64,
+}
+
+impl RipRange {
+    /// A range from `start` up to, but without, `end`.
+    ///
+    /// # Errors
+    /// [`FaultError::BadRipRange`] unless `start < end`.
+    pub fn new(start: u64, end: u64) -> Result<Self, FaultError> {
+        if start < end {
+            Ok(RipRange { start, end })
+        } else {
+            Err(FaultError::BadRipRange {
+                text: format!("{start:#x}..{end:#x}"),
+                why: if start == end { "is empty" } else { "is reversed" },
+            })
+        }
+    }
+
+    /// The first address inside.
+    pub const fn start(self) -> u64 {
+        self.start
+    }
+
+    /// The first address past the range.
+    pub const fn end(self) -> u64 {
+        self.end
+    }
+
+    /// Whether `rip` lies inside.
+    pub const fn contains(self, rip: u64) -> bool {
+        self.start <= rip && rip < self.end
+    }
+}
+
+impl fmt::Display for RipRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}..{:#x}", self.start, self.end)
+    }
+}
+
+impl FromStr for RipRange {
+    type Err = FaultError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bad = |why| FaultError::BadRipRange { text: text.to_owned(), why };
+        let (start, end) = text.split_once("..").ok_or_else(|| bad("has no '..'"))?;
+        let number = |t: &str| t.parse::<Hex64>().map(|h| h.0);
+        let start = number(start).map_err(|_| bad("has a bad start"))?;
+        let end = number(end).map_err(|_| bad("has a bad end"))?;
+        RipRange::new(start, end).map_err(|e| match e {
+            FaultError::BadRipRange { why, .. } => bad(why),
+            other => other,
+        })
+    }
+}
+
+impl TryFrom<String> for RipRange {
+    type Error = FaultError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<RipRange> for String {
+    fn from(range: RipRange) -> String {
+        range.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rip_ranges_are_half_open() {
+        let r: RipRange = "0x10..0x20".parse().unwrap();
+        assert!(r.contains(0x10) && r.contains(0x1f) && !r.contains(0x20));
+        assert_eq!(r.to_string(), "0x10..0x20");
+    }
+
+    #[test]
+    fn reversed_empty_and_malformed_ranges_name_the_text() {
+        for text in ["0x10..0x5", "5..5", "0x10", "x..0x5", "0x5..", "0x1..0x1_0000_0000_0000_0000_0"] {
+            let e = text.parse::<RipRange>().unwrap_err().to_string();
+            assert!(e.contains(text), "{e}");
+        }
+    }
+}

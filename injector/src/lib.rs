@@ -1,0 +1,1 @@
+//! Arms faults and reads back what happened.

@@ -1,0 +1,1 @@
+//! Talks to a Xen host: the xfi hypercall, domains, console.

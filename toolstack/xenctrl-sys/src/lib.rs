@@ -1,0 +1,1 @@
+//! Raw bindings to libxencall, libxenctrl and public/xfi.h.

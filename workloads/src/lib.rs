@@ -1,0 +1,1 @@
+//! Load drivers and the oracles that check every answer.
