@@ -1,7 +1,8 @@
 //! A campaign expanded to runs.
 
-use crate::{Fault, RunId, SnapshotIndex};
+use crate::{Fault, GoldenBand, RunId, SnapshotIndex};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The plan: a function of the campaign file, the resolved timings and the
 /// seed alone.
@@ -17,6 +18,8 @@ pub struct Plan {
     pub timing: Timing,
     /// The size of the fault space (location × bit), moments apart.
     pub fault_space_bits: u64,
+    /// What golden runs led to expect of each guest's service.
+    pub bands: BTreeMap<String, GoldenBand>,
     /// The runs, in the order in which they are begun.
     pub runs: Vec<PlannedRun>,
 }

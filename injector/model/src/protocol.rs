@@ -80,9 +80,10 @@ pub struct AgentRun {
     pub dummy: bool,
     /// How often to ask Xen whether it fired, milliseconds.
     pub poll_ms: u32,
-    /// End the run at this time after its start, milliseconds; none ends it
-    /// as soon as the injection has fired or expired.
-    pub duration_ms: Option<u64>,
+    /// How long to observe, milliseconds: after the flip, or after the start of
+    /// a run without a fault. None ends the run with its injection; an
+    /// injection that ends unfired ends the run at once.
+    pub observe_ms: Option<u64>,
     /// At the end run the integrity test, list the domains and read Xen's
     /// console ring.
     pub final_checks: bool,
