@@ -37,3 +37,25 @@ debian_keyring() {
     done
     return 1
 }
+
+# debian_sources SUITE: prints apt sources for SUITE from this machine's mirror,
+# with its security updates when the machine uses a security archive.
+debian_sources() {
+    local suite=$1 uri keyring security
+    uri=$(debian_archive_uri) || {
+        echo "apt has no source for this Debian's main archive; cannot tell which mirror to use" >&2
+        return 1
+    }
+    keyring=$(debian_keyring) || {
+        echo "the Debian archive keyring is missing (package debian-archive-keyring)" >&2
+        return 1
+    }
+    printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$uri" "$suite"
+    security=$(apt-get indextargets \
+        --format '$(RELEASE)|$(COMPONENT)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+        awk -F'|' -v want="$(debian_codename)-security" \
+            '$1 == want && $2 == "main" { sub(/\/$/, "", $3); print $3; exit }')
+    if [[ -n $security ]]; then
+        printf 'deb [signed-by=%s] %s %s-security main\n' "$keyring" "$security" "$suite"
+    fi
+}
