@@ -38,6 +38,17 @@ pub enum JournalLine {
         /// Xen's record.
         injection: InjectionRecord,
     },
+    /// The attempt failed before anything could fire: the run may be repeated.
+    Unfired {
+        /// The run.
+        run: RunId,
+        /// Which attempt.
+        attempt: u32,
+        /// Wall-clock time, RFC 3339, UTC.
+        at: String,
+        /// What failed.
+        reason: String,
+    },
     /// The run's end.
     Result {
         /// The run.
