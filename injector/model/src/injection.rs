@@ -17,6 +17,10 @@ pub enum InjectionState {
     Disarmed,
     /// The domain or vCPU went away while it was armed.
     TargetGone,
+    /// Its event came, but Xen could not let the guest run with the changed
+    /// value (it would have had Xen's privilege, or VMX refuses to enter):
+    /// nothing was changed.
+    Refused,
 }
 
 /// How the guest is virtualized.
