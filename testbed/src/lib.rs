@@ -4,9 +4,24 @@
 //! run loop knows nothing else of it, so an emulated host, a host over SSH and
 //! this very dom0 are driven by the same code.
 
+mod artifacts;
+mod digest;
+pub mod emulated;
+mod error;
+mod layout;
 mod link;
+mod private;
+mod progress;
+mod symbols;
+pub mod up;
 
+pub use artifacts::{Artifacts, BootFiles, Digests};
+pub use emulated::{EmulatedTestbed, SnapshotSet, capacity};
+pub use error::TestbedError;
+pub use layout::{find_layout, layout_names, load_layout, parse_layout};
 pub use link::{AgentLink, LinkError};
+pub use progress::{Progress, ProgressFn};
+pub use symbols::SymbolTable;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -89,12 +104,4 @@ pub trait Testbed: Send {
 
     /// The packet record of the run, in pcap format, when there is one.
     fn packet_record(&self) -> Option<&Path>;
-}
-
-/// What can go wrong with a testbed.
-#[derive(Debug, thiserror::Error)]
-pub enum TestbedError {
-    /// Talking to the agent failed.
-    #[error(transparent)]
-    Link(#[from] LinkError),
 }

@@ -1,0 +1,199 @@
+//! What a testbed is made of: the built files, where they are and whether they
+//! are all there.
+
+use crate::digest::DigestCache;
+use crate::error::IoContext;
+use crate::{SymbolTable, TestbedError};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use xfi_model::{Layout, XenBuild};
+
+/// The Xen release whose patched build is booted.
+const XEN_RELEASE: &str = "4.20";
+
+/// The directory with everything that was built: the workspace's `target/`.
+#[derive(Debug, Clone)]
+pub struct Artifacts {
+    root: PathBuf,
+}
+
+/// The files that one layout boots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootFiles {
+    /// The hypervisor, uncompressed.
+    pub xen: PathBuf,
+    /// dom0's kernel, uncompressed.
+    pub kernel: PathBuf,
+    /// dom0's initramfs, without the agent.
+    pub initrd: PathBuf,
+    /// dom0's disk.
+    pub image: PathBuf,
+    /// The agent's binary.
+    pub agent: PathBuf,
+    /// The private key that dom0's sshd accepts.
+    pub ssh_key: PathBuf,
+}
+
+/// SHA-256 of what a testbed is made of; all of it keys the snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digests {
+    /// QEMU's own version line.
+    pub qemu_version: String,
+    /// QEMU's binary.
+    pub qemu: String,
+    /// The hypervisor.
+    pub xen: String,
+    /// dom0's kernel.
+    pub kernel: String,
+    /// dom0's initramfs.
+    pub initrd: String,
+    /// dom0's disk.
+    pub image: String,
+    /// The agent.
+    pub agent: String,
+}
+
+impl Artifacts {
+    /// Finds the artefact root: `$XFI_ARTIFACTS`, else the `target/` of the
+    /// source tree that the current directory or this program lies in.
+    ///
+    /// # Errors
+    /// [`TestbedError::NoArtifactRoot`].
+    pub fn find() -> Result<Artifacts, TestbedError> {
+        if let Some(root) = std::env::var_os("XFI_ARTIFACTS").filter(|v| !v.is_empty()) {
+            let root = PathBuf::from(root);
+            let root = root.canonicalize().context("finding $XFI_ARTIFACTS", &root)?;
+            return Ok(Artifacts { root });
+        }
+        let starts = [
+            std::env::current_dir().ok(),
+            std::env::current_exe().ok().and_then(|p| p.canonicalize().ok()),
+        ];
+        starts
+            .into_iter()
+            .flatten()
+            .find_map(|start| source_tree(&start))
+            .map(|tree| Artifacts { root: tree.join("target") })
+            .ok_or(TestbedError::NoArtifactRoot)
+    }
+
+    /// The artefacts in this directory.
+    pub fn at(root: impl Into<PathBuf>) -> Artifacts {
+        Artifacts { root: root.into() }
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The source tree the artefacts belong to, when they lie in one.
+    pub fn source_tree(&self) -> Option<&Path> {
+        self.root.parent().filter(|p| is_source_tree(p))
+    }
+
+    fn image_dir(&self) -> PathBuf {
+        self.root.join("image/current")
+    }
+
+    fn xen_dir(&self) -> PathBuf {
+        self.root.join("xen").join(XEN_RELEASE)
+    }
+
+    /// The files that `layout` boots; all of them exist.
+    ///
+    /// # Errors
+    /// [`TestbedError::NotBuilt`], naming every missing file.
+    pub fn require(&self, layout: &Layout) -> Result<BootFiles, TestbedError> {
+        let image = self.image_dir();
+        let files = BootFiles {
+            xen: match layout.host.xen {
+                XenBuild::Patched => self.xen_dir().join("xen"),
+                XenBuild::Stock => image.join("xen-stock"),
+            },
+            kernel: image.join("vmlinux-dom0"),
+            initrd: image.join("initrd-dom0.cpio"),
+            image: image.join("dom0.img"),
+            agent: self.agent(),
+            ssh_key: image.join("ssh_key"),
+        };
+        let all = [
+            &files.xen,
+            &files.kernel,
+            &files.initrd,
+            &files.image,
+            &files.agent,
+            &files.ssh_key,
+        ];
+        let missing: Vec<String> =
+            all.iter().filter(|p| !p.is_file()).map(|p| self.relative(p)).collect();
+        if missing.is_empty() {
+            Ok(files)
+        } else {
+            Err(TestbedError::NotBuilt { missing, command: "xfi testbed build".to_owned() })
+        }
+    }
+
+    /// The agent that was built last.
+    fn agent(&self) -> PathBuf {
+        let candidates = ["agent", "release", "debug"].map(|p| self.root.join(p).join("xfi-agent"));
+        let newest = candidates
+            .iter()
+            .filter_map(|p| Some((p.metadata().ok()?.modified().ok()?, p)))
+            .max_by_key(|(modified, _)| *modified);
+        match newest {
+            Some((_, path)) => path.clone(),
+            None => candidates[0].clone(),
+        }
+    }
+
+    fn relative(&self, path: &Path) -> String {
+        let base = self.root.parent().unwrap_or(&self.root);
+        path.strip_prefix(base).unwrap_or(path).display().to_string()
+    }
+
+    /// Digests of everything that `layout`'s testbed is made of.
+    ///
+    /// # Errors
+    /// As for [`Artifacts::require`], and when QEMU is not installed.
+    pub fn digests(&self, layout: &Layout) -> Result<Digests, TestbedError> {
+        let files = self.require(layout)?;
+        let qemu = crate::emulated::qemu_program()?;
+        let mut cache = DigestCache::open(&self.root.join("testbed/digests.json"));
+        let digests = Digests {
+            qemu_version: crate::emulated::qemu_version(&qemu)?,
+            qemu: cache.sha256(&qemu)?,
+            xen: cache.sha256(&files.xen)?,
+            kernel: cache.sha256(&files.kernel)?,
+            initrd: cache.sha256(&files.initrd)?,
+            image: cache.sha256(&files.image)?,
+            agent: cache.sha256(&files.agent)?,
+        };
+        cache.save();
+        Ok(digests)
+    }
+
+    /// The patched Xen's symbols; empty when they are not there.
+    pub fn xen_symbols(&self) -> SymbolTable {
+        SymbolTable::load(&self.xen_dir().join("xen.symbols")).unwrap_or_default()
+    }
+
+    /// The guests' kernel symbols; empty when they are not there.
+    pub fn guest_kernel_symbols(&self) -> SymbolTable {
+        let dir = self.image_dir().join("symbols");
+        let Ok(entries) = std::fs::read_dir(&dir) else { return SymbolTable::default() };
+        entries
+            .filter_map(|e| Some(e.ok()?.path()))
+            .filter(|p| p.is_file())
+            .find_map(|p| SymbolTable::load(&p).ok())
+            .unwrap_or_default()
+    }
+}
+
+fn is_source_tree(dir: &Path) -> bool {
+    dir.join("xen-patches").is_dir() && dir.join("Cargo.toml").is_file()
+}
+
+fn source_tree(start: &Path) -> Option<PathBuf> {
+    start.ancestors().find(|dir| is_source_tree(dir)).map(Path::to_owned)
+}

@@ -1,0 +1,180 @@
+//! Reading and checking layout files.
+
+use crate::TestbedError;
+use crate::error::IoContext;
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use xfi_model::{GuestKind, Layout};
+
+/// The layout files' version that this program reads.
+const FORMAT: u32 = 1;
+
+/// Layouts that need no file.
+const BUILT_IN: [(&str, &str); 2] = [
+    ("http", include_str!("../../layouts/http.toml")),
+    ("kat", include_str!("../../layouts/kat.toml")),
+];
+
+/// QEMU's user network (slirp), and what is taken in it.
+pub(crate) const SLIRP_NET: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 0);
+/// dom0's address in it.
+pub(crate) const DOM0_ADDR: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+const SLIRP_RESERVED: [(Ipv4Addr, &str); 5] = [
+    (Ipv4Addr::new(10, 0, 2, 0), "the network's own"),
+    (Ipv4Addr::new(10, 0, 2, 2), "the gateway's"),
+    (Ipv4Addr::new(10, 0, 2, 3), "the name server's"),
+    (DOM0_ADDR, "dom0's"),
+    (Ipv4Addr::new(10, 0, 2, 255), "the broadcast address"),
+];
+
+/// The layouts that can be asked for by name.
+pub fn layout_names() -> Vec<&'static str> {
+    BUILT_IN.iter().map(|(name, _)| *name).collect()
+}
+
+/// The layout of this name, or in this file when `name` is a path (has a `/`
+/// or ends in `.toml`).
+///
+/// # Errors
+/// [`TestbedError::NoSuchLayout`], and as for [`load_layout`].
+pub fn find_layout(name: &str) -> Result<Layout, TestbedError> {
+    if name.contains('/') || name.ends_with(".toml") {
+        return load_layout(Path::new(name));
+    }
+    match BUILT_IN.iter().find(|(n, _)| *n == name) {
+        Some((name, text)) => parse_layout(text, &format!("layouts/{name}.toml")),
+        None => Err(TestbedError::NoSuchLayout {
+            name: name.to_owned(),
+            known: layout_names().join(", "),
+        }),
+    }
+}
+
+/// Reads and checks a layout file.
+///
+/// # Errors
+/// When it cannot be read, is malformed (`file:line:column: …`) or makes no
+/// sense.
+pub fn load_layout(path: &Path) -> Result<Layout, TestbedError> {
+    let text = std::fs::read_to_string(path).context("reading", path)?;
+    parse_layout(&text, &path.display().to_string())
+}
+
+/// Parses and checks a layout; `path` is what errors call it.
+///
+/// # Errors
+/// As for [`load_layout`].
+pub fn parse_layout(text: &str, path: &str) -> Result<Layout, TestbedError> {
+    let layout: Layout = toml::from_str(text).map_err(|e| {
+        let (line, column) = position(text, e.span().map_or(0, |s| s.start));
+        TestbedError::LayoutSyntax {
+            path: path.to_owned(),
+            line,
+            column,
+            message: e.message().replace('\n', " "),
+        }
+    })?;
+    check(&layout)
+        .map_err(|message| TestbedError::LayoutInvalid { path: path.to_owned(), message })?;
+    Ok(layout)
+}
+
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = &text.as_bytes()[..offset.min(text.len())];
+    let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+    let column = before.iter().rev().take_while(|b| **b != b'\n').count() + 1;
+    (line, column)
+}
+
+fn check(layout: &Layout) -> Result<(), String> {
+    if layout.format != FORMAT {
+        return Err(format!("format = {} is not supported; valid: {FORMAT}", layout.format));
+    }
+    name_ok("name", &layout.name)?;
+    let host = &layout.host;
+    if !(512..=65536).contains(&host.memory_mib) {
+        return Err(format!("host.memory_mib = {}; valid: 512 to 65536", host.memory_mib));
+    }
+    if !(1..=16).contains(&host.smp) {
+        return Err(format!("host.smp = {}; valid: 1 to 16", host.smp));
+    }
+    if host.cpu.contains(char::is_whitespace) {
+        return Err(format!("host.cpu = {:?} contains white space", host.cpu));
+    }
+    if host.dom0_args.contains(',') {
+        return Err("host.dom0_args contains a comma, at which QEMU would split the list of \
+                    boot modules; write the arguments without commas"
+            .to_owned());
+    }
+    check_guests(layout)?;
+    match &layout.default_target {
+        Some(target) if !layout.guests.iter().any(|g| &g.name == target) => Err(format!(
+            "default_target = '{target}' is no guest of this layout; valid: {}",
+            layout.guests.iter().map(|g| g.name.as_str()).collect::<Vec<_>>().join(", ")
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_guests(layout: &Layout) -> Result<(), String> {
+    let mut names = BTreeSet::from(["Domain-0", "dom0"]);
+    let mut addresses = BTreeSet::new();
+    let mut memory: u64 = 0;
+    for guest in &layout.guests {
+        let name = guest.name.as_str();
+        name_ok("guest name", name)?;
+        if !names.insert(name) {
+            return Err(format!("two domains are called '{name}'; names must differ"));
+        }
+        if !(1..=32).contains(&guest.vcpus) {
+            return Err(format!("{name}: vcpus = {}; valid: 1 to 32", guest.vcpus));
+        }
+        if guest.kind == GuestKind::Hvm {
+            return Err(format!("{name}: HVM guests are not supported yet; valid: pv, pvh"));
+        }
+        if guest.ready_line.trim().is_empty() {
+            return Err(format!("{name}: ready_line is empty"));
+        }
+        if guest.port == Some(0) {
+            return Err(format!("{name}: port = 0 is no TCP port; valid: 1 to 65535"));
+        }
+        memory += u64::from(guest.memory_mib);
+        match guest.ip {
+            None if guest.port.is_some() => {
+                return Err(format!("{name}: has a port but no ip"));
+            }
+            None => {}
+            Some(ip) => {
+                if ip.octets()[..3] != SLIRP_NET.octets()[..3] {
+                    return Err(format!("{name}: ip {ip} lies outside 10.0.2.0/24"));
+                }
+                if let Some((_, whose)) = SLIRP_RESERVED.iter().find(|(a, _)| *a == ip) {
+                    return Err(format!("{name}: ip {ip} is {whose}"));
+                }
+                if !addresses.insert(ip) {
+                    return Err(format!("{name}: ip {ip} is another guest's"));
+                }
+            }
+        }
+    }
+    if memory >= u64::from(layout.host.memory_mib) {
+        return Err(format!(
+            "the guests have {memory} MiB together, the host only {} MiB",
+            layout.host.memory_mib
+        ));
+    }
+    Ok(())
+}
+
+fn name_ok(what: &str, name: &str) -> Result<(), String> {
+    let ok = !name.is_empty()
+        && name.len() <= 32
+        && !name.starts_with('-')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    if ok {
+        Ok(())
+    } else {
+        Err(format!("{what} '{name}' is not valid: 1 to 32 of a-z A-Z 0-9 - _, not starting with -"))
+    }
+}
