@@ -1,1 +1,77 @@
-//! Raw bindings to libxencall, libxenctrl and public/xfi.h.
+//! Raw bindings to libxencall, libxenctrl and `public/xfi.h`, made by bindgen
+//! from the headers of the patched Xen.
+//!
+//! Nothing is linked: [`call::XenCall`] and [`ctrl::XenCtrl`] are loaded at run
+//! time, so that one binary starts on hosts with any Xen, or none, and can say
+//! what is missing. libxencall's ABI is stable; libxenctrl's structures are
+//! those of one release, [`RELEASE`], which its soname tells.
+//!
+//! The only C surface of xfi; use `xfi-toolstack` instead.
+#![expect(unsafe_code, reason = "these are bindings to C")]
+
+/// The Xen release whose headers these bindings were made from.
+pub const RELEASE: &str = env!("XFI_XEN_RELEASE");
+
+/// Names under which libxencall may be found. Its ABI is stable.
+pub const XENCALL_SONAMES: &[&str] = &["libxencall.so.1"];
+
+macro_rules! generated {
+    ($(#[$doc:meta])* $name:ident, $file:literal) => {
+        $(#[$doc])*
+        pub mod $name {
+            #![allow(
+                missing_docs,
+                non_camel_case_types,
+                non_upper_case_globals,
+                non_snake_case,
+                clippy::all,
+                clippy::undocumented_unsafe_blocks,
+                unreachable_pub,
+                reason = "generated from C headers"
+            )]
+            include!(concat!(env!("OUT_DIR"), "/", $file));
+        }
+    };
+}
+
+generated!(
+    /// The hypercall's ABI: structures and constants of `public/xfi.h`.
+    abi, "abi.rs"
+);
+generated!(
+    /// libxencall, which makes hypercalls.
+    call, "xencall.rs"
+);
+generated!(
+    /// The part of libxenctrl that xfi uses.
+    ctrl, "xenctrl.rs"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::abi;
+    use std::mem::{align_of, offset_of, size_of};
+
+    /// bindgen checks every field against clang; this pins the ABI itself, so
+    /// that a change of the header without a change of its version is seen.
+    #[test]
+    fn layouts_are_those_of_abi_version_1() {
+        assert_eq!(abi::XFI_ABI_VERSION, 1);
+        assert_eq!(abi::XFI_HYPERCALL_NR, 55);
+        assert_eq!(abi::XFI_MAGIC.to_le_bytes(), *b"XFIxen01");
+        assert_eq!(abi::XFI_NR_REGS, 24);
+        assert_eq!(size_of::<abi::xfi_regs>(), 192);
+        assert_eq!(size_of::<abi::xfi_capabilities>(), 48 + 3 * 192);
+        assert_eq!(size_of::<abi::xfi_arm>(), 96);
+        assert_eq!(offset_of!(abi::xfi_arm, mask), 32);
+        assert_eq!(offset_of!(abi::xfi_arm, id), 88);
+        assert_eq!(size_of::<abi::xfi_disarm>(), 32);
+        assert_eq!(offset_of!(abi::xfi_status, record), 16);
+        assert_eq!(offset_of!(abi::xfi_record, now_armed), 88);
+        assert_eq!(
+            offset_of!(abi::xfi_record, after) + 192,
+            size_of::<abi::xfi_record>()
+        );
+        assert_eq!(align_of::<abi::xfi_record>(), 8);
+    }
+}
