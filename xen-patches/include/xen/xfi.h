@@ -19,8 +19,9 @@
 #ifndef __XEN_PUBLIC_XFI_H__
 #define __XEN_PUBLIC_XFI_H__
 
-/* Also __HYPERVISOR_xfi_op, in arch-x86/xen.h. */
+/* The number of the hypercall is __HYPERVISOR_arch_7 of xen.h. */
 #define XFI_HYPERCALL_NR         55
+#define __HYPERVISOR_xfi_op      __HYPERVISOR_arch_7
 
 /* Changes whenever a structure below changes. */
 #define XFI_ABI_VERSION          1
@@ -183,8 +184,9 @@ typedef struct xfi_arm xfi_arm_t;
 #define XFI_STATE_DISARMED       4
 #define XFI_STATE_TARGET_GONE    5 /* The domain was destroyed first. */
 /*
- * The event came, but the changed value would have let a PV guest run with
- * Xen's privilege.  Nothing was changed, before equals after.
+ * The event came, but with the changed value a PV guest would have run with
+ * Xen's privilege, or VMX would have refused to enter the guest.  Nothing was
+ * changed, before equals after.
  */
 #define XFI_STATE_REFUSED        6
 
@@ -238,7 +240,8 @@ struct xfi_record {
     uint64_t now_finished;        /* When the state was left; or 0 */
     uint64_t events_seen;
     uint64_t events_matched;
-    uint64_t events_skipped_io;   /* HVM: seen, but with I/O pending */
+    uint64_t events_skipped_io;   /* HVM: seen, but with I/O (or VMX: with
+                                     reg RFLAGS, an event) pending */
     uint64_t kicks;
     uint64_t last_rip;            /* At the last event seen */
     uint32_t runstate_moment;     /* XFI_RUNSTATE_* */
