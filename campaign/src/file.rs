@@ -1,0 +1,341 @@
+//! `campaign.toml`, as typed and as validated.
+
+use crate::CampaignError;
+use crate::duration::{self, MaybeAuto};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use xfi_model::{ModeFilter, Register, RipRange, TriggerKind};
+
+/// A campaign file. Every field is documented in `docs/campaign.md`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CampaignFile {
+    /// The file format's version; 1.
+    pub format: u32,
+    /// The campaign's name; becomes part of the run directory's.
+    pub name: String,
+    /// The seed from which every random choice follows.
+    pub seed: u64,
+    /// What is tested.
+    pub testbed: TestbedSection,
+    /// What loads it.
+    pub workload: WorkloadSection,
+    /// What is injected.
+    pub faults: FaultsSection,
+    /// Limits on time and patience.
+    #[serde(default)]
+    pub limits: LimitsSection,
+}
+
+/// `[testbed]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum TestbedSection {
+    /// A Xen host in QEMU on this machine.
+    Emulated {
+        /// A layout's name (a file in `layouts/`) or a path to a layout file.
+        layout: String,
+        /// K: independently warmed snapshots that runs draw from.
+        #[serde(default = "two")]
+        snapshots: u32,
+        /// Testbeds at once; by default one a core, at most two.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        workers: Option<u32>,
+    },
+}
+
+/// `[workload]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum WorkloadSection {
+    /// Apache, a CGI that hashes N zero bytes, closed-loop clients.
+    Http {
+        /// Clients for each guest.
+        clients_per_guest: u32,
+        /// N.
+        hash_bytes: u64,
+        /// Think time.
+        #[serde(with = "duration::text", default)]
+        think: Duration,
+        /// Client timeout.
+        #[serde(default)]
+        timeout: MaybeAuto,
+        /// One connection for many requests.
+        #[serde(default)]
+        keep_alive: bool,
+        /// A service this many times slower than golden runs is `degraded`.
+        #[serde(default = "three")]
+        degraded_factor: f64,
+    },
+}
+
+/// `[faults]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FaultsSection {
+    /// How many injections.
+    pub injections: u32,
+    /// How many golden runs.
+    pub golden: u32,
+    /// How many dummy runs.
+    pub dummy: u32,
+    /// The domain; by default the layout's `default_target`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// The vCPUs to choose from.
+    #[serde(default = "vcpu0")]
+    pub vcpus: Vec<u32>,
+    /// The registers to choose from; by default the general ones, rip and
+    /// rflags.
+    #[serde(default = "default_registers")]
+    pub registers: Vec<Register>,
+    /// The bits to choose from; by default all that the register has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits: Option<Vec<u32>>,
+    /// Kick or switch.
+    #[serde(default = "kick")]
+    pub trigger: TriggerKind,
+    /// Over how long the drawn moments are uniform.
+    #[serde(default)]
+    pub moments: MaybeAuto,
+    /// W, the observation window.
+    #[serde(default)]
+    pub window: MaybeAuto,
+    /// Only when RIP lies here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rip: Option<RipRange>,
+    /// Only in this mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<ModeFilter>,
+    /// How long past the drawn moment an unfired injection expires.
+    #[serde(with = "duration::text", default = "one_second")]
+    pub expire: Duration,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsSection {
+    /// Attempts for a run that fails before its flip.
+    pub attempts: u32,
+    /// A run that takes longer than this beyond its planned time is ended by
+    /// the watchdog.
+    #[serde(with = "duration::text")]
+    pub watchdog: Duration,
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        LimitsSection {
+            attempts: 3,
+            watchdog: Duration::from_secs(30),
+        }
+    }
+}
+
+fn two() -> u32 {
+    2
+}
+fn three() -> f64 {
+    3.0
+}
+fn vcpu0() -> Vec<u32> {
+    vec![0]
+}
+fn kick() -> TriggerKind {
+    TriggerKind::Kick
+}
+fn one_second() -> Duration {
+    Duration::from_secs(1)
+}
+fn default_registers() -> Vec<Register> {
+    Register::ALL
+        .iter()
+        .copied()
+        .filter(|r| r.width() == 64)
+        .collect()
+}
+
+impl CampaignFile {
+    /// Reads and validates a campaign file.
+    ///
+    /// # Errors
+    /// [`CampaignError::Read`], [`CampaignError::Parse`] with line and column,
+    /// or [`CampaignError::Invalid`].
+    pub fn read(path: &Path) -> Result<CampaignFile, CampaignError> {
+        let text = std::fs::read_to_string(path).map_err(|source| CampaignError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        CampaignFile::parse(&text, path)
+    }
+
+    /// Parses and validates the text of a campaign file; `path` is for messages.
+    ///
+    /// # Errors
+    /// As for [`CampaignFile::read`].
+    pub fn parse(text: &str, path: &Path) -> Result<CampaignFile, CampaignError> {
+        let file: CampaignFile = toml::from_str(text).map_err(|e| {
+            let (line, column) = position(text, e.span().map_or(0, |s| s.start));
+            CampaignError::Parse {
+                path: path.to_owned(),
+                line,
+                column,
+                message: e.message().replace('\n', "; "),
+            }
+        })?;
+        file.validate(path)?;
+        Ok(file)
+    }
+
+    fn validate(&self, path: &Path) -> Result<(), CampaignError> {
+        let bad = |message: String| {
+            Err(CampaignError::Invalid {
+                path: PathBuf::from(path),
+                message,
+            })
+        };
+        if self.format != 1 {
+            return bad(format!(
+                "format {} is unknown; this xfi reads format 1",
+                self.format
+            ));
+        }
+        if self.name.is_empty()
+            || !self
+                .name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+            || self.name.starts_with('.')
+        {
+            return bad(format!(
+                "name '{}' must be letters, digits, '-', '_' or '.', and not begin with '.'",
+                self.name
+            ));
+        }
+        let f = &self.faults;
+        if f.registers.is_empty() {
+            return bad("faults.registers is empty; leave it out for the default".into());
+        }
+        if f.vcpus.is_empty() {
+            return bad("faults.vcpus is empty; leave it out for vCPU 0".into());
+        }
+        for bit in f.bits.iter().flatten() {
+            if let Some(e) = f.registers.iter().find_map(|r| r.check_bit(*bit).err()) {
+                return bad(format!("faults.bits: {e}"));
+            }
+        }
+        if f.injections + f.golden + f.dummy == 0 {
+            return bad("faults asks for no run at all; set injections, golden or dummy".into());
+        }
+        if self.limits.attempts == 0 {
+            return bad("limits.attempts must be at least 1".into());
+        }
+        let WorkloadSection::Http {
+            clients_per_guest,
+            hash_bytes,
+            degraded_factor,
+            ..
+        } = &self.workload;
+        if *clients_per_guest == 0 || *clients_per_guest > 1000 {
+            return bad(format!(
+                "workload.clients_per_guest is {clients_per_guest}; valid: 1 to 1000"
+            ));
+        }
+        if *hash_bytes == 0 {
+            return bad("workload.hash_bytes must be at least 1".into());
+        }
+        if !degraded_factor.is_finite() || *degraded_factor <= 1.0 {
+            return bad(format!(
+                "workload.degraded_factor is {degraded_factor}; must be above 1"
+            ));
+        }
+        let TestbedSection::Emulated {
+            snapshots, workers, ..
+        } = &self.testbed;
+        if *snapshots == 0 || *snapshots > 64 {
+            return bad(format!("testbed.snapshots is {snapshots}; valid: 1 to 64"));
+        }
+        if *workers == Some(0) {
+            return bad("testbed.workers must be at least 1".into());
+        }
+        Ok(())
+    }
+}
+
+/// Line and column, from 1, of a byte offset.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = &text[..offset.min(text.len())];
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    (line, column)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+format = 1
+name = "t"
+seed = 7
+[testbed]
+kind = "emulated"
+layout = "http"
+[workload]
+kind = "http"
+clients_per_guest = 2
+hash_bytes = 1000
+[faults]
+injections = 4
+golden = 1
+dummy = 1
+"#;
+
+    fn error(text: &str) -> String {
+        CampaignFile::parse(text, Path::new("c.toml"))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let c = CampaignFile::parse(GOOD, Path::new("c.toml")).unwrap();
+        assert_eq!(c.faults.registers.len(), 18);
+        assert_eq!(c.faults.trigger, TriggerKind::Kick);
+        assert_eq!(c.limits.attempts, 3);
+    }
+
+    #[test]
+    fn a_wrong_register_is_named_with_line_and_column() {
+        let e = error(&GOOD.replace("dummy = 1", "dummy = 1\nregisters = [\"rbx\", \"foo\"]"));
+        assert!(e.starts_with("c.toml:16:"), "{e}");
+        assert!(e.contains("'foo'") && e.contains("rax"), "{e}");
+    }
+
+    #[test]
+    fn an_unknown_field_is_named_with_line_and_column() {
+        let e = error(&GOOD.replace("golden = 1", "golden = 1\ngoldne = 2"));
+        assert!(e.starts_with("c.toml:15:1:") && e.contains("goldne"), "{e}");
+    }
+
+    #[test]
+    fn impossible_values_are_refused() {
+        for (from, to, says) in [
+            ("format = 1", "format = 9", "format 9"),
+            ("name = \"t\"", "name = \"../t\"", "../t"),
+            (
+                "clients_per_guest = 2",
+                "clients_per_guest = 0",
+                "clients_per_guest",
+            ),
+            ("dummy = 1", "dummy = 1\nbits = [64]", "bit 64"),
+            ("dummy = 1", "dummy = 1\nrip = \"0x10..0x5\"", "0x10..0x5"),
+            ("dummy = 1", "dummy = 1\nwindow = \"soon\"", "soon"),
+        ] {
+            let e = error(&GOOD.replace(from, to));
+            assert!(e.contains(says), "{to}: {e}");
+        }
+    }
+}

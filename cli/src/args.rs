@@ -1,0 +1,241 @@
+//! Arguments as typed. What needs more than syntax is validated by the
+//! commands, so that each mistake is told in one line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Flip a bit in a running Xen system and see what its users would have seen.
+#[derive(Debug, Parser)]
+#[command(
+    name = "xfi",
+    version,
+    max_term_width = 100,
+    after_help = "\
+First steps:
+  xfi doctor                            what this machine can do, and what is missing
+  xfi testbed up                        start a complete emulated Xen host
+  xfi inject --reg rbx --bit 21         flip one bit in a running guest
+  xfi campaign run examples/http-quick.toml
+                                        60 runs against a web server, then a report
+
+Exit codes:
+  0  done                     4  no testbed, no Xen host, or a prerequisite missing
+  1  failed                   5  no such domain, or none could be chosen
+  2  bad arguments or file    6  another xfi is at it
+  3  injection did not fire   7  campaign stopped early; resume it
+  130  interrupted"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Say more on stderr (also: XFI_LOG=debug).
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check what this machine can do and say how to get what is missing.
+    Doctor(OutputArgs),
+    /// Build, start, stop and enter the emulated Xen host.
+    #[command(subcommand)]
+    Testbed(Testbed),
+    /// List the domains of the Xen host.
+    Domains(OutputArgs),
+    /// Flip bits of a vCPU register in a running guest.
+    Inject(Inject),
+    /// Show armed and recent injections.
+    Status(OutputArgs),
+    /// Disarm injections; without an id, all of them.
+    Disarm {
+        /// The injection's id, as `xfi status` shows it.
+        #[arg(long, value_name = "ID")]
+        id: Option<u64>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Plan, run, resume and look at campaigns.
+    #[command(subcommand)]
+    Campaign(Campaign),
+    /// Classify a campaign's journal and write its report.
+    Report {
+        /// The run directory; by default the latest.
+        #[arg(default_value = "runs/latest")]
+        dir: PathBuf,
+        /// Where the report goes; by default DIR/report.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Load drivers, as the campaign starts them.
+    #[command(subcommand, hide = true)]
+    Workload(Workload),
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct OutputArgs {
+    /// How results are printed on stdout.
+    #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Testbed {
+    /// Build the patched Xen, the image and the agent (as root; cached).
+    Build,
+    /// Start the emulated host; it stays up until `xfi testbed down`.
+    Up {
+        /// A layout's name, or the path of a layout file.
+        #[arg(long, default_value = "http")]
+        layout: String,
+        /// The port on 127.0.0.1 for SSH to dom0; by default a free one.
+        #[arg(long, value_name = "PORT")]
+        ssh_port: Option<u16>,
+    },
+    /// Stop the emulated host and remove what it left.
+    Down,
+    /// Show whether it is up, and where.
+    Status(OutputArgs),
+    /// Put it back to its warm snapshot.
+    Reset,
+    /// Log in to dom0, or run a command there.
+    Ssh {
+        /// The command; none for a shell.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Print Xen's and dom0's serial console.
+    Console {
+        /// Keep printing what comes.
+        #[arg(short, long)]
+        follow: bool,
+    },
+}
+
+/// Flip bits of a vCPU register in a running guest.
+///
+/// In dom0 of a Xen host this acts on that host; elsewhere on the testbed that
+/// is up. The flip happens as Xen switches the vCPU in.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  xfi inject --reg rbx --bit 21
+  xfi inject --domain web2 --reg rip --bit 3 --after 500ms
+  xfi inject --reg r12 --bit 40 --rip 0xffffffff81000000..0xffffffff82000000 --expire 2s
+  xfi inject --reg rax --bit 0 --output json | jq .changed")]
+pub(crate) struct Inject {
+    /// The register: rax rbx rcx rdx rsi rdi rbp rsp r8-r15 rip rflags cs ss ds es fs gs.
+    #[arg(long, value_name = "REG")]
+    pub(crate) reg: String,
+    /// The bit, from 0.
+    #[arg(long, value_name = "BIT")]
+    pub(crate) bit: String,
+    /// The guest; by default the testbed's default target, else the only one.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) domain: Option<String>,
+    /// The vCPU.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) vcpu: u32,
+    /// When: `kick` stops the vCPU for it, `switch` waits for a context switch.
+    #[arg(long, value_enum, default_value = "kick")]
+    pub(crate) trigger: Trigger,
+    /// Not before this long after arming.
+    #[arg(long, default_value = "0s", value_name = "DURATION")]
+    pub(crate) after: String,
+    /// Only while RIP lies in this half-open range.
+    #[arg(long, value_name = "START..END")]
+    pub(crate) rip: Option<String>,
+    /// Only in guest user or guest kernel mode.
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub(crate) mode: Option<Mode>,
+    /// On the nth matching event, from 1.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) nth: u32,
+    /// Give up this long after arming.
+    #[arg(long, default_value = "10s", value_name = "DURATION")]
+    pub(crate) expire: String,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Trigger {
+    /// A Xen timer stops the vCPU at the moment.
+    Kick,
+    /// The next natural context switch.
+    Switch,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Mode {
+    /// Guest user mode.
+    User,
+    /// Guest kernel mode.
+    Kernel,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Campaign {
+    /// Show what a campaign file would do: runs, fault space, timings, precision.
+    Plan {
+        /// The campaign file.
+        file: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Run a campaign and write its report.
+    Run {
+        /// The campaign file.
+        file: PathBuf,
+        /// The run directory; by default runs/<name>-<time>.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Testbeds at once, instead of the file's number.
+        #[arg(long, value_name = "N")]
+        workers: Option<u32>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Go on with a campaign that was stopped or killed.
+    Resume {
+        /// The run directory.
+        #[arg(default_value = "runs/latest")]
+        dir: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Show a campaign's runs, or one run's whole story.
+    Show {
+        /// The run directory.
+        #[arg(default_value = "runs/latest")]
+        dir: PathBuf,
+        /// One run's number.
+        #[arg(long, value_name = "N")]
+        run: Option<u32>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Workload {
+    /// Apply an HTTP load as a campaign's load driver.
+    HttpDriver {
+        /// The load, as JSON.
+        #[arg(long)]
+        spec: PathBuf,
+        /// The log to write.
+        #[arg(long)]
+        log: PathBuf,
+    },
+}

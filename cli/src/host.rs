@@ -1,0 +1,207 @@
+//! Which Xen host a command acts on, and simple questions to it.
+
+use crate::args::Output;
+use crate::exit::{Exit, coded};
+use crate::output;
+use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
+use std::process::Command as Process;
+use std::time::Duration;
+use xfi_model::{
+    AgentErrorCode, AgentHello, Command, DomId, DomainInfo, Event, EventBody, InjectionId,
+    PROTOCOL_VERSION,
+};
+use xfi_testbed::{AgentLink, Artifacts, SymbolTable, TestbedError, Up};
+
+/// An emulated host that has just been restored answers this late at most.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A Xen host with its agent.
+pub(crate) struct Host {
+    link: AgentLink,
+    /// The layout's default target, when the host has a layout.
+    pub(crate) default_target: Option<String>,
+    artifacts: Option<Artifacts>,
+}
+
+impl Host {
+    /// This dom0, or the testbed that is up.
+    pub(crate) fn find() -> Result<Host> {
+        if in_dom0() {
+            let agent = agent_program()?;
+            let mut command = Process::new(&agent);
+            command.arg("--stdio");
+            let link = AgentLink::spawn(command)
+                .with_context(|| format!("cannot start {}", agent.display()))?;
+            return Ok(Host { link, default_target: None, artifacts: None });
+        }
+        let up = Up::find().map_err(|e| match e {
+            TestbedError::NotUp => coded(
+                Exit::NoHost,
+                "this is no Xen host and no testbed is up; start one with: xfi testbed up",
+            ),
+            other => other.into(),
+        })?;
+        let default_target = up.info().layout.default_target.clone();
+        Ok(Host { link: up.connect()?, default_target, artifacts: Artifacts::find().ok() })
+    }
+
+    /// Asks and collects the answer; an agent's refusal becomes an error.
+    pub(crate) fn ask(&mut self, command: Command) -> Result<Vec<Event>> {
+        let events = self.link.ask(command, PATIENCE)?;
+        if let Some(EventBody::Error { code, message }) = events.last().map(|e| &e.body) {
+            return Err(refusal(*code, message));
+        }
+        Ok(events)
+    }
+
+    /// The stream itself, for commands that follow events.
+    pub(crate) fn link(&mut self) -> &mut AgentLink {
+        &mut self.link
+    }
+
+    /// Who is there.
+    pub(crate) fn hello(&mut self) -> Result<AgentHello> {
+        let events = self.ask(Command::Hello)?;
+        let hello = events.into_iter().find_map(|e| match e.body {
+            EventBody::Hello(h) => Some(h),
+            _ => None,
+        });
+        let Some(hello) = hello else { bail!("the agent did not introduce itself") };
+        if hello.protocol != PROTOCOL_VERSION {
+            bail!(
+                "the agent speaks protocol {}, this xfi speaks {PROTOCOL_VERSION}; use an xfi and \
+                 an xfi-agent of one version",
+                hello.protocol
+            );
+        }
+        Ok(hello)
+    }
+
+    /// Symbols of Xen and of the guests' kernel, where known.
+    pub(crate) fn symbols(&self) -> (SymbolTable, SymbolTable) {
+        match &self.artifacts {
+            Some(a) => (a.xen_symbols(), a.guest_kernel_symbols()),
+            None => (SymbolTable::default(), SymbolTable::default()),
+        }
+    }
+}
+
+/// What an agent's refusal means for the exit code.
+pub(crate) fn refusal(code: AgentErrorCode, message: &str) -> anyhow::Error {
+    let exit = match code {
+        AgentErrorCode::NoSuchDomain => Exit::NoDomain,
+        AgentErrorCode::Busy => Exit::Busy,
+        AgentErrorCode::Invalid => Exit::Usage,
+        AgentErrorCode::NotAvailable | AgentErrorCode::NotAllowed => Exit::NoHost,
+        AgentErrorCode::BadRequest | AgentErrorCode::Failed => Exit::Failure,
+    };
+    coded(exit, message)
+}
+
+/// Whether this machine is a Xen control domain.
+pub(crate) fn in_dom0() -> bool {
+    std::fs::read_to_string("/proc/xen/capabilities").is_ok_and(|c| c.contains("control_d"))
+}
+
+fn agent_program() -> Result<PathBuf> {
+    let beside = std::env::current_exe()?.with_file_name("xfi-agent");
+    Ok(if beside.exists() { beside } else { PathBuf::from("xfi-agent") })
+}
+
+/// Guests, that is all domains but dom0, that are alive.
+pub(crate) fn guests(domains: &[DomainInfo]) -> impl Iterator<Item = &DomainInfo> {
+    domains.iter().filter(|d| d.domid.is_some_and(|id| id != DomId::DOM0))
+}
+
+/// `xfi domains`.
+pub(crate) fn domains(output: Output) -> Result<()> {
+    let mut host = Host::find()?;
+    let events = host.ask(Command::Domains)?;
+    let Some(domains) = events.into_iter().find_map(|e| match e.body {
+        EventBody::Domains { domains } => Some(domains),
+        _ => None,
+    }) else {
+        bail!("the agent sent no list of domains");
+    };
+    if output == Output::Json {
+        return output::json(&domains);
+    }
+    let mut table = output::table(&["ID", "NAME", "KIND", "STATE", "VCPUS", "MEMORY", ""]);
+    for d in &domains {
+        table.add_row([
+            d.domid.map_or("-".into(), |id| id.to_string()),
+            d.name.clone(),
+            d.kind.map_or("-".into(), |k| output::word(&k)),
+            output::word(&d.state),
+            d.vcpus.to_string(),
+            format!("{} MiB", d.memory_kib / 1024),
+            if Some(&d.name) == host.default_target.as_ref() {
+                "default target".into()
+            } else {
+                String::new()
+            },
+        ]);
+    }
+    output::print(&output::text_of(&table));
+    Ok(())
+}
+
+/// `xfi status`.
+pub(crate) fn status(output: Output) -> Result<()> {
+    let mut host = Host::find()?;
+    let events = host.ask(Command::Status)?;
+    let Some(records) = events.into_iter().find_map(|e| match e.body {
+        EventBody::Injections { records } => Some(records),
+        _ => None,
+    }) else {
+        bail!("the agent sent no list of injections");
+    };
+    if output == Output::Json {
+        return output::json(&records);
+    }
+    if records.is_empty() {
+        output::print("nothing is armed, and nothing was since this Xen booted");
+        return Ok(());
+    }
+    let mut table =
+        output::table(&["ID", "STATE", "DOMAIN", "VCPU", "REGISTER", "MASK", "EVENTS", "MATCHED"]);
+    for r in &records {
+        table.add_row([
+            r.id.to_string(),
+            output::word(&r.state),
+            format!("{} ({})", r.domain, r.domid),
+            r.vcpu.to_string(),
+            r.register.to_string(),
+            format!("{:#x}", r.mask.0),
+            r.events_seen.to_string(),
+            r.events_matched.to_string(),
+        ]);
+    }
+    output::print(&output::text_of(&table));
+    Ok(())
+}
+
+/// `xfi disarm`.
+pub(crate) fn disarm(id: Option<u64>, output: Output) -> Result<()> {
+    let mut host = Host::find()?;
+    let events = host.ask(Command::Disarm { id: id.map(InjectionId) })?;
+    let count = events
+        .iter()
+        .find_map(|e| match e.body {
+            EventBody::Disarmed { count } => Some(count),
+            _ => None,
+        })
+        .unwrap_or(0);
+    match output {
+        Output::Json => output::json(&serde_json::json!({ "disarmed": count })),
+        Output::Text => {
+            output::print(&match count {
+                0 => "nothing was armed".to_owned(),
+                1 => "1 injection disarmed".to_owned(),
+                n => format!("{n} injections disarmed"),
+            });
+            Ok(())
+        }
+    }
+}
