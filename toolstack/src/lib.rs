@@ -1,1 +1,33 @@
 //! Talks to a Xen host: the xfi hypercall, domains, console.
+//!
+//! - [`Hypercall`]: arm, status, disarm, capabilities.
+//! - [`DomainTable`]: which domains there are, by name; cheap enough to ask
+//!   while an experiment runs (one hypercall, no daemon).
+//! - [`Libvirt`] (feature `libvirt`): define, start and destroy guests.
+//! - [`XenControl`]: Xen's console ring and the machine's size.
+//! - [`guest_console`]: what xenconsoled logged of a guest.
+//! - [`host`]: versions and the build id.
+//!
+//! Every library of Xen is loaded at run time. On a machine without Xen the
+//! same calls return [`Error::NotAvailable`] and say what is missing.
+
+mod domains;
+mod domxml;
+mod error;
+pub mod guest_console;
+pub mod host;
+mod hypercall;
+#[cfg(feature = "libvirt")]
+mod libvirt;
+mod record;
+mod xenctl;
+mod xenstore;
+
+pub use domains::{DomainTable, Target};
+pub use domxml::{BRIDGE, domain_xml, mac_address};
+pub use error::{Error, Result};
+pub use hypercall::{ArmRequest, HypervisorInfo, Hypercall, RegisterMasks, Snapshot};
+#[cfg(feature = "libvirt")]
+pub use libvirt::{Libvirt, StartOutcome};
+pub use xenctl::{MachineInfo, XenControl, XenDomain};
+pub use xenstore::XenStore;
