@@ -1,0 +1,79 @@
+# Thin: what is done lives in the crates and in the scripts named here.
+#
+#   make demo      install, build, make the emulated testbed, run a campaign
+#   make test      install, build, run all tests
+#   make test-lab  the longer tests against the emulated testbed
+#   make bench     the figures this project is held to
+#   make clean     remove everything that was built
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-lab bench deps xen image agent xfi testbed install lint clean
+
+CARGO := cargo
+XFI := target/release/xfi
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo:
+	@echo "xfi demo: installs Debian packages (1 min), builds Xen (3 min), the image (5 min) and"
+	@echo "xfi (3 min), warms two snapshots of an emulated Xen host (2 min), runs 20 runs of a"
+	@echo "campaign (1 min). All of it on this machine, in target/ and runs/. The second time"
+	@echo "only the campaign is left."
+	@$(MAKE) --no-print-directory testbed install
+	@$(XFI) campaign run examples/demo.toml
+	@echo
+	@echo "next: xfi testbed up && xfi inject --reg rbx --bit 21"
+
+test: testbed
+	@echo "xfi test: lint, unit and property tests (5 min), then tests on the emulated testbed (10 min)"
+	@$(MAKE) --no-print-directory lint
+	xen-patches/tests/run.sh
+	$(CARGO) test --workspace --release
+
+test-lab: testbed
+	@echo "xfi test-lab: what make test does, and the long tests (30 min)"
+	XFI_LAB=long $(CARGO) test --workspace --release
+
+bench: testbed
+	@echo "xfi bench: restores, 50 runs with two and ten clients, instruction counts (15 min)"
+	@scripts/bench.sh
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --release --quiet -- -D warnings
+	shellcheck $$(git ls-files '*.sh' .ci/run)
+
+# --- what the above stand on -------------------------------------------------
+
+# Everything that a testbed needs, each part cached by its content.
+testbed: xen image agent xfi
+
+deps:
+	@$(SUDO) ansible/qemu-from-backports.sh
+	@scripts/install-packages.sh
+
+xen: deps
+	@xen-patches/build.sh 4.20
+
+image: deps
+	@$(SUDO) ansible/build-image.sh
+
+agent: xen
+	@echo "building the agent (1 min the first time)"
+	@$(CARGO) build --quiet --profile agent -p xfi-agent
+
+xfi: deps
+	@echo "building xfi (2 min the first time)"
+	@$(CARGO) build --quiet --release -p xfi
+
+# So that the commands of the README work as written.
+install: xfi
+	@scripts/install-link.sh
+
+clean:
+	-$(XFI) testbed down
+	rm -rf target
