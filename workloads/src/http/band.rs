@@ -1,0 +1,124 @@
+//! What golden runs lead to expect.
+
+use super::log::LogReader;
+use super::summary::{latency_histogram, record};
+use crate::WorkloadError;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use xfi_model::{GoldenBand, LoadLogLine, ServiceObservation, Verdict};
+
+/// A service is `degraded` when its median latency exceeds the largest golden
+/// median by this factor.
+pub const P50_WIDENING: f64 = 1.5;
+/// The same for the largest latency of a run.
+pub const MAX_WIDENING: f64 = 2.0;
+/// A service is `degraded` when its throughput is below the smallest golden
+/// throughput divided by this factor.
+pub const THROUGHPUT_WIDENING: f64 = 1.5;
+
+/// The band that holds all the golden observations given, widened by
+/// [`P50_WIDENING`], [`MAX_WIDENING`] and [`THROUGHPUT_WIDENING`]. None when
+/// no observation has a right answer, for then there is nothing to compare
+/// with.
+pub fn band<'a>(golden: impl IntoIterator<Item = &'a ServiceObservation>) -> Option<GoldenBand> {
+    let mut p50_ns = 0;
+    let mut max_ns = 0;
+    let mut throughput_rps = f64::INFINITY;
+    let mut seen = false;
+    for service in golden {
+        let Some(latency) = service.latency else {
+            continue;
+        };
+        seen = true;
+        p50_ns = p50_ns.max(latency.p50_ns);
+        max_ns = max_ns.max(latency.max_ns);
+        throughput_rps = throughput_rps.min(service.throughput_rps);
+    }
+    seen.then(|| GoldenBand {
+        p50_max_ns: (p50_ns as f64 * P50_WIDENING) as u64,
+        max_max_ns: (max_ns as f64 * MAX_WIDENING) as u64,
+        throughput_min_rps: throughput_rps / THROUGHPUT_WIDENING,
+    })
+}
+
+/// [`band`] for each guest by itself, over any number of golden runs.
+pub fn bands<'a>(
+    golden: impl IntoIterator<Item = &'a ServiceObservation>,
+) -> BTreeMap<String, GoldenBand> {
+    let mut by_guest: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for service in golden {
+        by_guest
+            .entry(service.guest.clone())
+            .or_default()
+            .push(service);
+    }
+    by_guest
+        .into_iter()
+        .filter_map(|(guest, services)| Some((guest, band(services)?)))
+        .collect()
+}
+
+/// What a campaign's timings are derived from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Calibration {
+    /// Right answers counted, over all logs, guests and clients.
+    pub answers: u64,
+    /// Median latency from the intended start, nanoseconds.
+    pub p50_ns: u64,
+    /// 99.9th percentile of it; with less than a thousand answers, the largest.
+    pub p999_ns: u64,
+    /// Median time from one request's start to the next one's of the same
+    /// client, nanoseconds.
+    pub period_ns: u64,
+}
+
+/// Measures golden runs from their drivers' logs, whole. An answer that is not
+/// right is an error: such a run is not golden. Requests that the driver's end
+/// cut short are left out.
+pub fn calibrate(logs: &[PathBuf]) -> Result<Calibration, WorkloadError> {
+    let mut latency = latency_histogram();
+    let mut period = latency_histogram();
+    let mut largest_ns = 0;
+    for path in logs {
+        // A client's requests stand in its own order in the log.
+        let mut last_start: BTreeMap<(String, u32), u64> = BTreeMap::new();
+        for line in LogReader::open(path)? {
+            let LoadLogLine::Request(request) = line? else {
+                continue;
+            };
+            match request.verdict {
+                Verdict::Correct if !request.probe => {}
+                Verdict::Unfinished => continue,
+                verdict => {
+                    return Err(WorkloadError::GoldenNotRight {
+                        path: path.clone(),
+                        guest: request.guest,
+                        verdict,
+                        detail: request.detail,
+                    });
+                }
+            }
+            let latency_ns = request.end_ns.saturating_sub(request.intended_ns);
+            largest_ns = largest_ns.max(latency_ns);
+            record(&mut latency, latency_ns);
+            let client = (request.guest, request.client);
+            if let Some(before) = last_start.insert(client, request.start_ns) {
+                record(&mut period, request.start_ns.saturating_sub(before));
+            }
+        }
+    }
+    if latency.is_empty() {
+        return Err(WorkloadError::NoGoldenAnswer);
+    }
+    let p50_ns = latency.value_at_quantile(0.5).min(largest_ns);
+    Ok(Calibration {
+        answers: latency.len(),
+        p50_ns,
+        p999_ns: latency.value_at_quantile(0.999).min(largest_ns),
+        period_ns: if period.is_empty() {
+            p50_ns
+        } else {
+            period.value_at_quantile(0.5)
+        },
+    })
+}
