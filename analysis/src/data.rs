@@ -62,7 +62,6 @@ pub struct Orphan {
 
 /// What is known of an attempt without a result.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "orphans are few")]
 pub enum Fate {
     /// It fired; Xen's record.
     Fired(InjectionRecord),
@@ -239,7 +238,7 @@ fn settle(run: RunId, history: History, data: &mut CampaignData) {
         settled = Some(match (seen.result, seen.fired, seen.unfired) {
             (Some(record), fired, _) => Settled {
                 binding: fired.is_some() || fired_or_may_have(&record),
-                what: Ok(record),
+                what: Deciding::Result(Box::new(record)),
             },
             (None, Some(injection), _) => Settled::orphan(run, attempt, Fate::Fired(injection)),
             (None, None, Some(why)) => Settled::orphan(run, attempt, Fate::Unfired(why)),
@@ -247,8 +246,8 @@ fn settle(run: RunId, history: History, data: &mut CampaignData) {
         });
     }
     match settled.map(|s| s.what) {
-        Some(Ok(record)) => data.results.push(record),
-        Some(Err(orphan)) => data.orphans.push(orphan),
+        Some(Deciding::Result(record)) => data.results.push(*record),
+        Some(Deciding::Orphan(orphan)) => data.orphans.push(orphan),
         None => {}
     }
 }
@@ -257,13 +256,18 @@ fn settle(run: RunId, history: History, data: &mut CampaignData) {
 struct Settled {
     /// It fired, or may have: nothing later replaces it.
     binding: bool,
-    what: Result<RunRecord, Orphan>,
+    what: Deciding,
+}
+
+enum Deciding {
+    Result(Box<RunRecord>),
+    Orphan(Orphan),
 }
 
 impl Settled {
     fn orphan(run: RunId, attempt: u32, fate: Fate) -> Settled {
         let binding = !matches!(fate, Fate::Unfired(_));
-        Settled { binding, what: Err(Orphan { run, attempt, fate }) }
+        Settled { binding, what: Deciding::Orphan(Orphan { run, attempt, fate }) }
     }
 }
 

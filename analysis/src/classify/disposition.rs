@@ -149,7 +149,11 @@ fn wrong_flip(fault: &Fault, injection: &InjectionRecord, dummy: bool) -> Option
             words.join(", ")
         }
     };
-    Some(format!("the flip changed {seen}; asked for {register} by {}", Hex64(asked)))
+    let asked = match asked {
+        0 => "nothing".to_owned(),
+        bits => format!("{register} by {}", Hex64(bits)),
+    };
+    Some(format!("the flip changed {seen}; asked for {asked}"))
 }
 
 fn not_fired_reason(injection: &InjectionRecord) -> String {
