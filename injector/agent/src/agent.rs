@@ -1,0 +1,453 @@
+//! Requests in, events out, and the run under way.
+
+use crate::channel::{Channel, Got};
+use crate::host::{Host, Refusal};
+use crate::lines::{Line, Lines};
+use nix::time::{ClockId, clock_gettime};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::collections::VecDeque;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+use xfi_injector::vcpu::{self, Armed, Ended};
+use xfi_model::{
+    AgentErrorCode, AgentHello, AgentRun, Command, Event, EventBody, GuestLayout, InjectionId,
+    InjectionRecord, InjectionState, PROTOCOL_VERSION, Request,
+};
+use xfi_toolstack::{Hypercall, guest_console, host};
+
+/// Records of finished injections are asked for as long as Xen keeps them, but
+/// no more than so many.
+const REMEMBERED: usize = 64;
+
+/// How often guests' consoles are looked at while they start.
+const READY_POLL: Duration = Duration::from_millis(100);
+
+type Handled = Result<(), Refusal>;
+
+/// The run under way.
+#[derive(Debug)]
+struct Run {
+    seq: u64,
+    poll: Duration,
+    injection: Option<Armed<Hypercall>>,
+    next_poll: Instant,
+    /// How long to observe after the flip; none ends the run with it.
+    observe: Option<Duration>,
+    /// When the run ends; not known before the flip.
+    end: Option<Instant>,
+    final_checks: bool,
+}
+
+/// The agent.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    channel: Channel,
+    lines: Lines,
+    host: Host,
+    run: Option<Run>,
+    /// What this process armed, with the domain's name at that time.
+    known: VecDeque<(InjectionId, String)>,
+    signals: UnixStream,
+    /// The output is gone: nothing can be reported any more.
+    mute: bool,
+}
+
+impl Agent {
+    pub(crate) fn new(channel: Channel) -> io::Result<Self> {
+        let (signals, tell) = UnixStream::pair()?;
+        signals.set_nonblocking(true)?;
+        tell.set_nonblocking(true)?;
+        for signal in [SIGTERM, SIGINT, SIGHUP] {
+            signal_hook::low_level::pipe::register(signal, tell.try_clone()?)?;
+        }
+        Ok(Agent {
+            channel,
+            lines: Lines::default(),
+            host: Host::default(),
+            run: None,
+            known: VecDeque::new(),
+            signals,
+            mute: false,
+        })
+    }
+
+    /// Serves until the input ends or a signal comes. What was armed is
+    /// disarmed then.
+    pub(crate) fn serve(mut self) -> io::Result<()> {
+        let mut buffer = vec![0u8; 64 * 1024];
+        loop {
+            let until = self.run.as_ref().map(Run::wakes);
+            let readable = self.channel.wait(self.signals.as_fd(), until)?;
+            if self.signalled() {
+                break;
+            }
+            if readable {
+                match self.channel.read(&mut buffer)? {
+                    Got::Bytes(n) => {
+                        for line in self.lines.push(&buffer[..n]) {
+                            self.line(line);
+                        }
+                    }
+                    Got::Nothing => {}
+                    // Nobody is there to learn how the run ends.
+                    Got::Disconnected => {
+                        self.lines.clear();
+                        self.run = None;
+                    }
+                    Got::Ended => break,
+                }
+            }
+            self.tick();
+            if self.mute {
+                break;
+            }
+        }
+        // The guard in the run disarms.
+        self.run = None;
+        Ok(())
+    }
+
+    fn signalled(&mut self) -> bool {
+        matches!(self.signals.read(&mut [0u8; 16]), Ok(n) if n > 0)
+    }
+
+    fn emit(&mut self, seq: u64, body: EventBody) {
+        let event = Event { seq, at_ns: monotonic_ns(), body };
+        let mut line = match serde_json::to_vec(&event) {
+            Ok(line) => line,
+            Err(e) => {
+                eprintln!("xfi-agent: an event cannot be written: {e}");
+                return;
+            }
+        };
+        line.push(b'\n');
+        if self.channel.write(&line).is_err() {
+            self.mute = true;
+        }
+    }
+
+    fn progress(&mut self, seq: u64, message: String) {
+        self.emit(seq, EventBody::Progress { message });
+    }
+
+    fn line(&mut self, line: Line) {
+        let bad = |message: String| Refusal { code: AgentErrorCode::BadRequest, message };
+        let bytes = match line {
+            Line::Whole(bytes) => bytes,
+            Line::TooLong => {
+                let message =
+                    format!("a request of more than {} bytes", crate::lines::LONGEST);
+                return self.refuse(0, bad(message));
+            }
+        };
+        // A line end may open a connection, to end whatever was there before.
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return;
+        }
+        match serde_json::from_slice::<Request>(&bytes) {
+            Ok(request) => {
+                let seq = request.seq;
+                if let Err(refusal) = self.handle(request) {
+                    self.refuse(seq, refusal);
+                }
+            }
+            Err(e) => {
+                // Perhaps at least the sequence number can be read.
+                let seq = serde_json::from_slice::<serde_json::Value>(&bytes)
+                    .ok()
+                    .and_then(|v| v.get("seq")?.as_u64())
+                    .unwrap_or(0);
+                self.refuse(seq, bad(format!("this is no request: {e}")));
+            }
+        }
+    }
+
+    fn refuse(&mut self, seq: u64, refusal: Refusal) {
+        self.emit(seq, EventBody::Error { code: refusal.code, message: refusal.message });
+    }
+
+    fn handle(&mut self, request: Request) -> Handled {
+        let seq = request.seq;
+        match request.command {
+            Command::Hello => {
+                let hello = self.hello();
+                self.emit(seq, EventBody::Hello(hello));
+            }
+            Command::Domains => {
+                let domains = self.host.all_domains()?;
+                self.emit(seq, EventBody::Domains { domains });
+            }
+            Command::Prepare { guests, timeout_ms } => {
+                self.not_during_a_run("prepare")?;
+                self.prepare(seq, &guests, Duration::from_millis(timeout_ms))?;
+                self.emit(seq, EventBody::Done);
+            }
+            Command::Run(run) => {
+                self.not_during_a_run("run")?;
+                self.start_run(seq, run)?;
+            }
+            Command::Cancel => {
+                self.cancel();
+                self.emit(seq, EventBody::Done);
+            }
+            Command::Status => {
+                let records = self.records()?;
+                self.emit(seq, EventBody::Injections { records });
+            }
+            Command::Disarm { id } => {
+                let count = self.host.hypercall()?.disarm(id)?;
+                self.emit(seq, EventBody::Disarmed { count });
+            }
+            Command::XenConsole => {
+                let lines = self.host.console()?;
+                self.emit(seq, EventBody::XenConsole { lines });
+            }
+            Command::GuestConsole { domain, lines } => {
+                let lines = guest_console::tail(&domain, lines as usize)?;
+                self.emit(seq, EventBody::GuestConsole { lines });
+            }
+            Command::DestroyDomain { domain } => {
+                Host::check_opted_in("destroying a domain")?;
+                self.host.destroy(&domain)?;
+                self.emit(seq, EventBody::Done);
+            }
+            Command::Integrity => {
+                let result = self.host.integrity()?;
+                self.emit(seq, EventBody::Integrity(result));
+            }
+        }
+        Ok(())
+    }
+
+    fn not_during_a_run(&self, what: &str) -> Handled {
+        match &self.run {
+            None => Ok(()),
+            Some(run) => Err(Refusal {
+                code: AgentErrorCode::Busy,
+                message: format!("{what}: run {} is under way; cancel it first", run.seq),
+            }),
+        }
+    }
+
+    fn hello(&mut self) -> AgentHello {
+        let capabilities = self
+            .host
+            .hypercall()
+            .and_then(|hypercall| hypercall.info())
+            .ok()
+            .map(|info| info.capabilities);
+        AgentHello {
+            protocol: PROTOCOL_VERSION,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            hostname: host::hostname(),
+            kernel: host::kernel_release(),
+            xen_version: host::xen_version(),
+            xen_build_id: host::xen_build_id(),
+            opted_in: Host::opted_in(),
+            capabilities,
+            domains: self.host.domains().unwrap_or_default(),
+        }
+    }
+
+    fn prepare(&mut self, seq: u64, guests: &[GuestLayout], patience: Duration) -> Handled {
+        let end = Instant::now() + patience;
+        let mut waiting = Vec::new();
+        for guest in guests {
+            let before = guest_console::length(&guest.name)?;
+            let (started, message) = self.host.start(guest)?;
+            self.progress(seq, message);
+            waiting.push((guest, if started { before } else { 0 }));
+        }
+        while !waiting.is_empty() {
+            let mut still = Vec::new();
+            for (guest, skip) in waiting {
+                if guest_console::has_line(&guest.name, &guest.ready_line, skip)? {
+                    self.progress(seq, format!("{} is ready", guest.name));
+                } else {
+                    still.push((guest, skip));
+                }
+            }
+            waiting = still;
+            let Some((guest, _)) = waiting.first() else { break };
+            if Instant::now() >= end {
+                let last = guest_console::tail(&guest.name, 3).unwrap_or_default();
+                return Err(Refusal {
+                    code: AgentErrorCode::Failed,
+                    message: format!(
+                        "'{}' did not print '{}' within {} ms; the last lines of its console: {}",
+                        guest.name,
+                        guest.ready_line,
+                        patience.as_millis(),
+                        if last.is_empty() { "none".to_owned() } else { last.join(" | ") }
+                    ),
+                });
+            }
+            if self.signalled() {
+                self.mute = true;
+                break;
+            }
+            std::thread::sleep(READY_POLL);
+        }
+        self.warm_up();
+        Ok(())
+    }
+
+    /// Does now what a run would otherwise do first: opens, looks up, learns.
+    /// On a host that lacks one of these the run itself says so.
+    fn warm_up(&mut self) {
+        let _ = self.host.hypercall();
+        let _ = self.host.domains();
+        let _ = self.host.new_console_lines();
+        let _ = self.host.integrity();
+    }
+
+    fn start_run(&mut self, seq: u64, run: AgentRun) -> Handled {
+        let mut injection = None;
+        if let Some(fault) = &run.fault {
+            let hypercall = self.host.hypercall()?;
+            Host::check_opted_in("injecting faults")?;
+            let target = self.host.target(vcpu::domain_of(fault))?;
+            let request = vcpu::check(fault, run.dummy, &target, &hypercall.info()?)?;
+            if run.final_checks {
+                self.before_run();
+            }
+            injection = Some(Armed::arm(hypercall, &target, &request)?);
+        } else if run.final_checks {
+            self.before_run();
+        }
+        let start = Instant::now();
+        let poll = Duration::from_millis(u64::from(run.poll_ms.max(1)));
+        // Before the drawn moment there is nothing to ask.
+        let first = Duration::from_nanos(run.fault.as_ref().map_or(0, |f| f.trigger.after_ns));
+        let observe = run.observe_ms.map(Duration::from_millis);
+        let end = injection.is_none().then(|| start + observe.unwrap_or_default());
+        if let Some(armed) = &injection {
+            let (id, domid) = (armed.id(), armed.domid());
+            self.known.push_back((id, armed.domain().to_owned()));
+            if self.known.len() > REMEMBERED {
+                self.known.pop_front();
+            }
+            self.run = None;
+            self.emit(seq, EventBody::Armed { id, domid });
+        }
+        self.run = Some(Run {
+            seq,
+            poll,
+            injection,
+            next_poll: start + first.max(Duration::from_millis(1)),
+            observe,
+            end,
+            final_checks: run.final_checks,
+        });
+        Ok(())
+    }
+
+    fn before_run(&mut self) {
+        // What Xen wrote earlier is not this run's; what fails here fails
+        // again at the end, and is told there.
+        let _ = self.host.new_console_lines();
+        let _ = self.host.prepare_integrity();
+    }
+
+    /// Does what is due in the run under way.
+    fn tick(&mut self) {
+        let now = Instant::now();
+        let Some(mut run) = self.run.take_if(|run| run.wakes() <= now) else { return };
+        if let Some(mut armed) = run.injection.take() {
+            match armed.poll() {
+                Ok(Some(ended)) => {
+                    let fired = ended.record.state == InjectionState::Fired;
+                    let age = self.ended(run.seq, &armed, ended);
+                    // Without a flip there is nothing to observe.
+                    let observe = run.observe.filter(|_| fired).unwrap_or_default();
+                    run.end = Some(now + observe.saturating_sub(age));
+                }
+                Ok(None) => {
+                    run.injection = Some(armed);
+                    run.next_poll = now + run.poll;
+                }
+                Err(e) => return self.refuse(run.seq, e.into()),
+            }
+        }
+        if run.end.is_some_and(|end| end <= now) {
+            if run.final_checks {
+                self.final_checks(run.seq);
+            }
+            self.emit(run.seq, EventBody::Done);
+        } else {
+            self.run = Some(run);
+        }
+    }
+
+    /// Reports an injection's end; tells how long ago it was.
+    fn ended(&mut self, seq: u64, armed: &Armed<Hypercall>, ended: Ended) -> Duration {
+        let age_ns = armed.age_ns(&ended);
+        self.emit(seq, EventBody::Injection { record: ended.record, age_ns });
+        Duration::from_nanos(age_ns)
+    }
+
+    fn final_checks(&mut self, seq: u64) {
+        match self.host.integrity() {
+            Ok(result) => self.emit(seq, EventBody::Integrity(result)),
+            Err(e) => self.progress(seq, e.message),
+        }
+        match self.host.domains() {
+            Ok(domains) => self.emit(seq, EventBody::Domains { domains }),
+            Err(e) => self.progress(seq, e.to_string()),
+        }
+        match self.host.new_console_lines() {
+            Ok(lines) => self.emit(seq, EventBody::XenConsole { lines }),
+            Err(e) => self.progress(seq, e.to_string()),
+        }
+    }
+
+    fn cancel(&mut self) {
+        let Some(mut run) = self.run.take() else { return };
+        if let Some(mut armed) = run.injection.take() {
+            match armed.disarm() {
+                Ok(ended) => {
+                    self.ended(run.seq, &armed, ended);
+                }
+                Err(e) => return self.refuse(run.seq, e.into()),
+            }
+        }
+        self.emit(run.seq, EventBody::Done);
+    }
+
+    /// Records of what this process armed, as far as Xen still has them.
+    fn records(&mut self) -> Result<Vec<InjectionRecord>, Refusal> {
+        let hypercall = self.host.hypercall()?;
+        let mut records = Vec::new();
+        let mut gone = Vec::new();
+        for (id, domain) in &self.known {
+            match hypercall.status(*id) {
+                Ok(mut snapshot) => {
+                    snapshot.record.domain.clone_from(domain);
+                    records.push(snapshot.record);
+                }
+                Err(xfi_toolstack::Error::NoSuchInjection(_)) => gone.push(*id),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        self.known.retain(|(id, _)| !gone.contains(id));
+        Ok(records)
+    }
+}
+
+impl Run {
+    /// When it next needs attention.
+    fn wakes(&self) -> Instant {
+        match (&self.injection, self.end) {
+            (None, Some(end)) => end,
+            _ => self.next_poll,
+        }
+    }
+}
+
+fn monotonic_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map(|t| Duration::from(t).as_nanos().try_into().unwrap_or(u64::MAX))
+        .unwrap_or(0)
+}

@@ -1,0 +1,128 @@
+//! Why a fault could not be armed or followed.
+
+use xfi_model::{AgentErrorCode, GuestKind, Register};
+use xfi_toolstack::Error as ToolError;
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, InjectError>;
+
+/// Why a fault could not be armed or followed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InjectError {
+    /// Xen, libvirt or the host said no.
+    #[error(transparent)]
+    Toolstack(#[from] ToolError),
+    /// Bits that cannot be changed in this register of this kind of guest.
+    #[error(
+        "bits {} of {register} cannot be changed in a {} guest; valid: {}",
+        bit_list(*bits), kind_name(*kind), bit_list(*valid)
+    )]
+    BitsNotArmable {
+        /// The register.
+        register: Register,
+        /// The bits that cannot be.
+        bits: u64,
+        /// Those that can.
+        valid: u64,
+        /// The kind of guest.
+        kind: GuestKind,
+    },
+    /// A fault that changes nothing.
+    #[error("the mask is 0: a fault needs at least one bit (only a dummy may have none)")]
+    EmptyMask,
+    /// A trigger that can never fire.
+    #[error("the trigger's {what} is {value}; {valid}")]
+    BadTrigger {
+        /// The field.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+        /// What is valid.
+        valid: &'static str,
+    },
+}
+
+impl InjectError {
+    /// The protocol's kind of this failure.
+    pub fn code(&self) -> AgentErrorCode {
+        match self {
+            InjectError::Toolstack(e) => error_code(e),
+            InjectError::BitsNotArmable { .. }
+            | InjectError::EmptyMask
+            | InjectError::BadTrigger { .. } => AgentErrorCode::Invalid,
+        }
+    }
+}
+
+/// The protocol's kind of a toolstack failure.
+pub fn error_code(e: &ToolError) -> AgentErrorCode {
+    match e {
+        ToolError::NoSuchDomain { .. }
+        | ToolError::NoSuchDomainId { .. }
+        | ToolError::NoSuchVcpu { .. } => AgentErrorCode::NoSuchDomain,
+        ToolError::Busy { .. } | ToolError::NoFreeSlot { .. } => AgentErrorCode::Busy,
+        ToolError::Invalid(_) | ToolError::Unsupported(_) | ToolError::BadGuest { .. } => {
+            AgentErrorCode::Invalid
+        }
+        ToolError::NotAvailable(_)
+        | ToolError::NotPermitted(_)
+        | ToolError::OtherVersion { .. } => AgentErrorCode::NotAvailable,
+        _ => AgentErrorCode::Failed,
+    }
+}
+
+fn kind_name(kind: GuestKind) -> &'static str {
+    match kind {
+        GuestKind::Pv => "PV",
+        GuestKind::Hvm => "HVM",
+        GuestKind::Pvh => "PVH",
+    }
+}
+
+/// `0-5, 7`.
+fn bit_list(mask: u64) -> String {
+    let mut parts = Vec::new();
+    let mut bit = 0;
+    while bit < 64 {
+        if mask >> bit & 1 == 0 {
+            bit += 1;
+            continue;
+        }
+        let first = bit;
+        while bit < 63 && mask >> (bit + 1) & 1 == 1 {
+            bit += 1;
+        }
+        parts.push(if first == bit { first.to_string() } else { format!("{first}-{bit}") });
+        bit += 1;
+    }
+    if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_listed_as_ranges() {
+        assert_eq!(bit_list(0), "none");
+        assert_eq!(bit_list(0b1011), "0-1, 3");
+        assert_eq!(bit_list(u64::MAX), "0-63");
+        assert_eq!(bit_list(1 << 63), "63");
+    }
+
+    #[test]
+    fn the_message_names_the_bits_asked_for_and_the_valid_ones() {
+        let e = InjectError::BitsNotArmable {
+            register: Register::Rflags,
+            bits: 1 << 9,
+            valid: 0x8d5,
+            kind: GuestKind::Pv,
+        };
+        assert_eq!(
+            e.to_string(),
+            "bits 9 of rflags cannot be changed in a PV guest; valid: 0, 2, 4, 6-7, 11"
+        );
+        assert_eq!(e.code(), AgentErrorCode::Invalid);
+    }
+}
