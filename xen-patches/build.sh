@@ -195,6 +195,9 @@ run() { # <name> <command...>: quiet unless it fails
     }
 }
 
+# What Xen calls its changeset: not that of the repository around it.
+echo "${orig%.orig.tar.xz} with xfi series $hash" >"$src/xen/.scmversion"
+
 say "hypervisor: make -j$jobs (most of the time)"
 cp "$src/debian/xen-kconfig" "$src/xen/.config"
 cat >>"$src/xen/.config" <<'CONFIG'

@@ -1,0 +1,109 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+# Test the patches without booting them; a few seconds. Each test passes, fails,
+# or is skipped with the reason. Exit status: 0, or 1 if any failed.
+set -euo pipefail
+shopt -s nullglob
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+patches=$(dirname -- "$here")
+repo=$(dirname -- "$patches")
+sources=${XFI_XEN_SOURCES-$repo/target/xen/sources}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+failed=0
+pass() { echo "ok      $1"; }
+fail() { echo "FAILED  $1${2:+: $2}"; failed=1; }
+skip() { echo "skipped $1: $2"; }
+check() { # <name> <command...>
+    local name=$1
+    shift
+    if "$@" >"$work/log" 2>&1; then pass "$name"; else
+        fail "$name"
+        sed 's/^/        /' "$work/log" | tail -n 20
+    fi
+}
+
+# The header, as callers in C and C++ have it.
+strict=(-Wall -Wextra -Werror -Wpadded -pedantic-errors -Wno-long-long -I"$patches/include/xen" -o /dev/null)
+check "header: C99" gcc -std=c99 "${strict[@]}" -c "$here/header.c"
+if command -v g++ >/dev/null; then
+    check "header: C++98" g++ -std=c++98 "${strict[@]}" -x c++ -c "$here/header.c"
+    check "header: C++20" g++ -std=c++20 "${strict[@]}" -x c++ -c "$here/header.c"
+else
+    skip "header: C++" "g++ is not installed"
+fi
+# Freestanding: no 32-bit C library is needed for it.
+if echo '#include <stdint.h>' | gcc -m32 -ffreestanding -fsyntax-only -x c - 2>/dev/null; then
+    check "header: 32-bit callers" gcc -m32 -malign-double -ffreestanding -std=c99 "${strict[@]}" -c "$here/header.c"
+    check "header: 32-bit callers, i386 alignment" gcc -m32 -ffreestanding -std=c99 "${strict[@]}" -c "$here/header.c"
+else
+    skip "header: 32-bit callers" "gcc -m32 doesn't work here"
+fi
+
+for series in "$patches"/*/series; do
+    dir=${series%/series}
+    version=${dir##*/}
+    mapfile -t names < <(sed 's/[[:space:]].*//; /^#/d; /^$/d' "$series")
+
+    unlisted=()
+    for file in "$dir"/*.patch; do
+        [[ " ${names[*]} " == *" ${file##*/} "* ]] || unlisted+=("${file##*/}")
+    done
+    if ((${#unlisted[@]})); then
+        fail "$version: every patch is in the series" "${unlisted[*]}"
+    else
+        pass "$version: every patch is in the series"
+    fi
+
+    bad=()
+    for name in "${names[@]}"; do
+        # What it does and why, before the diff; no trailing white space.
+        if [[ $(sed '/^---$/,$d' "$dir/$name" | wc -l) -lt 8 ]] ||
+            ! grep -q '^Subject: ' "$dir/$name" || ! grep -q '^Signed-off-by: ' "$dir/$name" ||
+            grep -qE '^\+.*[[:space:]]$' "$dir/$name"; then
+            bad+=("$name")
+        fi
+    done
+    if ((${#bad[@]})); then
+        fail "$version: patches have headers and no trailing space" "${bad[*]}"
+    else
+        pass "$version: patches have headers and no trailing space"
+    fi
+
+    orig=$(awk '/\.orig\.tar/ { print $3 }' "$dir/sources")
+    if [[ ! -e $sources/$orig ]]; then
+        skip "$version: the series applies" "no $orig; xen-patches/build.sh fetches it"
+        continue
+    fi
+    src=$work/src-$version
+    mkdir "$src"
+    check "$version: the sources are the pinned ones" \
+        sha256sum --check --strict <(awk -v d="$sources" -v o="$orig" '$3 == o { print $1 "  " d "/" $3 }' "$dir/sources")
+    tar -xJf "$sources/$orig" -C "$src" --strip-components=1
+    for name in "${names[@]}"; do
+        check "$version: $name applies without fuzz" \
+            patch --directory="$src" --strip=1 --forward --fuzz=0 --no-backup-if-mismatch --input="$dir/$name"
+    done
+    check "$version: include/xen/xfi.h is the one the series adds" \
+        cmp "$src/xen/include/public/xfi.h" "$patches/include/xen/xfi.h"
+
+    built=$repo/target/xen/$version
+    if [[ -e $built/xen-syms ]]; then
+        if count=$("$patches/count-disarmed.sh" "$built/xen-syms") &&
+            [[ $count =~ \"max\":([0-9]+) ]] && ((BASH_REMATCH[1] <= 8)); then
+            pass "$version: at most 8 instructions when disarmed: $count"
+        else
+            fail "$version: at most 8 instructions when disarmed" "${count-}"
+        fi
+    else
+        skip "$version: instructions when disarmed" "xen-patches/build.sh hasn't run"
+    fi
+done
+
+if command -v shellcheck >/dev/null; then
+    check "shellcheck" shellcheck "$patches/build.sh" "$patches/count-disarmed.sh" "$here/run.sh"
+else
+    skip "shellcheck" "not installed"
+fi
+exit $failed
