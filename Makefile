@@ -40,7 +40,7 @@ test-lab: testbed
 
 bench: testbed
 	@echo "xfi bench: restores, 50 runs with two and ten clients, instruction counts (15 min)"
-	@scripts/bench.sh
+	@$(CARGO) bench --quiet -p xfi-campaign --bench figures
 
 lint:
 	$(CARGO) fmt --all --check

@@ -26,9 +26,12 @@ const MAX_WORKERS: u32 = 2;
 pub(crate) fn run(command: Campaign) -> Result<()> {
     match command {
         Campaign::Plan { file, output } => show_plan(&file, output.output),
-        Campaign::Run { file, out, workers, output } => {
-            start(&file, out, workers, output.output)
-        }
+        Campaign::Run {
+            file,
+            out,
+            workers,
+            output,
+        } => start(&file, out, workers, output.output),
         Campaign::Resume { dir, output } => resume(&dir, output.output),
         Campaign::Show { dir, run, output } => show::run(&dir, run, output.output),
     }
@@ -47,10 +50,19 @@ struct Setup {
 
 impl Setup {
     fn new(file: CampaignFile, path: &Path, workers: Option<u32>) -> Result<Setup> {
-        let TestbedSection::Emulated { layout, snapshots, workers: in_file } = &file.testbed;
+        let TestbedSection::Emulated {
+            layout,
+            snapshots,
+            workers: in_file,
+        } = &file.testbed;
         let layout = find_layout(layout)?;
         let names: Vec<&str> = layout.guests.iter().map(|g| g.name.as_str()).collect();
-        let target = match file.faults.target.as_ref().or(layout.default_target.as_ref()) {
+        let target = match file
+            .faults
+            .target
+            .as_ref()
+            .or(layout.default_target.as_ref())
+        {
             Some(t) if names.contains(&t.as_str()) => t.clone(),
             other => {
                 let given = other.map_or("none".into(), |t| format!("'{t}'"));
@@ -66,8 +78,10 @@ impl Setup {
             }
         };
         let cores = capacity();
-        let workers =
-            workers.or(*in_file).unwrap_or_else(|| cores.min(MAX_WORKERS)).max(1);
+        let workers = workers
+            .or(*in_file)
+            .unwrap_or_else(|| cores.min(MAX_WORKERS))
+            .max(1);
         if workers > cores {
             eprintln!(
                 "warning: {workers} workers on {cores} cores: oversubscription changes outcomes"
@@ -87,9 +101,14 @@ impl Setup {
 
     fn snapshots(&self) -> Result<SnapshotSet> {
         let mut steps = Steps::default();
-        Ok(SnapshotSet::prepare(&self.artifacts, &self.layout, self.snapshots, &mut |s| {
-            steps.take(s);
-        })?)
+        Ok(SnapshotSet::prepare(
+            &self.artifacts,
+            &self.layout,
+            self.snapshots,
+            &mut |s| {
+                steps.take(s);
+            },
+        )?)
     }
 
     /// Golden figures for these snapshots, this load and as many workers are
@@ -97,9 +116,15 @@ impl Setup {
     fn calibration_path(&self, set_key: &str) -> PathBuf {
         let load = serde_json::to_string(&self.file.workload).unwrap_or_default();
         let key = format!("{set_key} {} {} {load}", self.snapshots, self.workers);
-        let hash: String =
-            Sha256::digest(key).iter().take(8).map(|b| format!("{b:02x}")).collect();
-        self.artifacts.root().join("calibration").join(format!("{hash}.json"))
+        let hash: String = Sha256::digest(key)
+            .iter()
+            .take(8)
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        self.artifacts
+            .root()
+            .join("calibration")
+            .join(format!("{hash}.json"))
     }
 
     fn calibration(&self, set: &SnapshotSet, stop: &Stop) -> Result<Calibration> {
@@ -134,10 +159,7 @@ fn read_calibration(path: &Path) -> Option<Calibration> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
-fn testbed(
-    set: &SnapshotSet,
-    worker: u32,
-) -> Result<Box<dyn Testbed>, xfi_testbed::TestbedError> {
+fn testbed(set: &SnapshotSet, worker: u32) -> Result<Box<dyn Testbed>, xfi_testbed::TestbedError> {
     Ok(Box::new(EmulatedTestbed::new(set, worker)?))
 }
 
@@ -165,12 +187,7 @@ fn stop_on_signals() -> Result<Stop> {
     Ok(stop)
 }
 
-fn start(
-    path: &Path,
-    out: Option<PathBuf>,
-    workers: Option<u32>,
-    output: Output,
-) -> Result<()> {
+fn start(path: &Path, out: Option<PathBuf>, workers: Option<u32>, output: Output) -> Result<()> {
     let file = CampaignFile::read(path)?;
     let setup = Setup::new(file, path, workers)?;
     // Taken first: nobody wants to learn of a bad --out after the calibration.
@@ -237,13 +254,24 @@ fn finish(dir: &RunDir, summary: Summary, output: Output) -> Result<()> {
     Ok(())
 }
 
+/// What matters here of the patched Xen's `manifest.json`.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct XenManifest {
+    version: Option<String>,
+    build_id: Option<String>,
+}
+
 fn facts(setup: &Setup, set: &SnapshotSet) -> TestbedFacts {
     let digests = set.digests();
-    let xen = setup.artifacts.xen_manifest();
+    let xen: XenManifest = std::fs::read(setup.artifacts.root().join("xen/4.20/manifest.json"))
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or_default();
     TestbedFacts {
         layout: setup.layout.name.clone(),
-        xen_version: xen.as_ref().and_then(|m| m.version.clone()),
-        xen_build_id: xen.and_then(|m| m.build_id),
+        xen_version: xen.version,
+        xen_build_id: xen.build_id,
         image_digest: Some(digests.image.clone()),
         qemu_version: Some(digests.qemu_version.clone()),
         git: setup.artifacts.source_tree().and_then(git_state),
@@ -254,10 +282,20 @@ fn facts(setup: &Setup, set: &SnapshotSet) -> TestbedFacts {
 /// The source tree's commit, and whether files differ from it.
 fn git_state(tree: &Path) -> Option<(String, bool)> {
     let git = |args: &[&str]| {
-        let out = std::process::Command::new("git").arg("-C").arg(tree).args(args).output().ok()?;
-        out.status.success().then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
+        let out = std::process::Command::new("git")
+            .arg("-C")
+            .arg(tree)
+            .args(args)
+            .output()
+            .ok()?;
+        out.status
+            .success()
+            .then(|| String::from_utf8_lossy(&out.stdout).trim().to_owned())
     };
-    Some((git(&["rev-parse", "HEAD"])?, !git(&["status", "--porcelain"])?.is_empty()))
+    Some((
+        git(&["rev-parse", "HEAD"])?,
+        !git(&["status", "--porcelain"])?.is_empty(),
+    ))
 }
 
 /// Seconds of each run beyond load and window: restore, arming, checks.
@@ -370,7 +408,10 @@ fn show_plan(path: &Path, output: Output) -> Result<()> {
                 })
                 .take(100)
                 .collect();
-            text += &format!("order        {kinds}{}\n", if p.runs.len() > 100 { "..." } else { "" });
+            text += &format!(
+                "order        {kinds}{}\n",
+                if p.runs.len() > 100 { "..." } else { "" }
+            );
         }
         None => {
             text += "timings      not known yet: `xfi campaign run` makes golden runs first and \

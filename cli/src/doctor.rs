@@ -30,22 +30,41 @@ struct Check {
 
 impl Check {
     fn ok(name: &'static str, found: impl Into<String>) -> Check {
-        Check { name, state: State::Ok, found: found.into(), hint: None }
+        Check {
+            name,
+            state: State::Ok,
+            found: found.into(),
+            hint: None,
+        }
     }
 
     fn missing(name: &'static str, found: impl ToString, hint: &str) -> Check {
         let hint = Some(hint.to_owned()).filter(|h| !h.is_empty());
-        Check { name, state: State::Missing, found: found.to_string(), hint }
+        Check {
+            name,
+            state: State::Missing,
+            found: found.to_string(),
+            hint,
+        }
     }
 
     fn note(name: &'static str, found: impl Into<String>) -> Check {
-        Check { name, state: State::Note, found: found.into(), hint: None }
+        Check {
+            name,
+            state: State::Note,
+            found: found.into(),
+            hint: None,
+        }
     }
 }
 
 /// Runs the command.
 pub(crate) fn run(output: Output) -> Result<()> {
-    let checks = if host::in_dom0() { xen_host() } else { emulated() };
+    let checks = if host::in_dom0() {
+        xen_host()
+    } else {
+        emulated()
+    };
     let missing = checks.iter().filter(|c| c.state == State::Missing).count();
     match output {
         Output::Json => output::json(&serde_json::json!({ "format": 1, "checks": checks }))?,
@@ -66,14 +85,23 @@ pub(crate) fn run(output: Output) -> Result<()> {
         }
     }
     if missing > 0 {
-        return Err(coded(Exit::NoHost, format!("{missing} of {} checks found something missing", checks.len())));
+        return Err(coded(
+            Exit::NoHost,
+            format!(
+                "{missing} of {} checks found something missing",
+                checks.len()
+            ),
+        ));
     }
     Ok(())
 }
 
 /// For a machine that is no Xen host: can the emulated testbed run here?
 fn emulated() -> Vec<Check> {
-    let mut checks = vec![Check::note("host", "not a Xen host; the emulated testbed is used")];
+    let mut checks = vec![Check::note(
+        "host",
+        "not a Xen host; the emulated testbed is used",
+    )];
     checks.push(match qemu_version() {
         Ok(v) => Check::ok("qemu", v),
         Err(e) => Check::missing("qemu", e, ""),
@@ -88,7 +116,10 @@ fn emulated() -> Vec<Check> {
             &format!("one worker with its snapshots needs about {MEMORY_MIB} MiB"),
         )
     });
-    checks.push(Check::ok("cores", format!("{}: as many workers at once", capacity())));
+    checks.push(Check::ok(
+        "cores",
+        format!("{}: as many workers at once", capacity()),
+    ));
     let artifacts = Artifacts::find();
     checks.push(match &artifacts {
         Ok(a) => Check::ok("artefacts", a.root().display().to_string()),
@@ -109,17 +140,28 @@ fn emulated() -> Vec<Check> {
 
 /// For dom0: which delivery of the injector does this Xen have?
 fn xen_host() -> Vec<Check> {
-    let mut checks = vec![Check::ok("host", "a Xen control domain; commands act on this host")];
+    let mut checks = vec![Check::ok(
+        "host",
+        "a Xen control domain; commands act on this host",
+    )];
     let hello = host::Host::find().and_then(|mut h| h.hello());
     match hello {
-        Err(e) => checks.push(Check::missing("agent", format!("{e:#}"), "install xfi-agent beside xfi")),
+        Err(e) => checks.push(Check::missing(
+            "agent",
+            format!("{e:#}"),
+            "install xfi-agent beside xfi",
+        )),
         Ok(h) => {
             checks.push(Check::ok("agent", format!("version {}", h.version)));
             let xen = h.xen_version.unwrap_or_else(|| "unknown".into());
             checks.push(match h.capabilities {
                 Some(c) => Check::ok(
                     "hypercall",
-                    format!("Xen {xen}, {} delivery, {}", c.delivery, c.features.join(" ")),
+                    format!(
+                        "Xen {xen}, {} delivery, {}",
+                        c.delivery,
+                        c.features.join(" ")
+                    ),
                 ),
                 None => Check::missing(
                     "hypercall",
@@ -145,6 +187,12 @@ fn memory_available_mib() -> u64 {
     std::fs::read_to_string("/proc/meminfo")
         .unwrap_or_default()
         .lines()
-        .find_map(|l| l.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse().ok())
+        .find_map(|l| {
+            l.strip_prefix("MemAvailable:")?
+                .split_whitespace()
+                .next()?
+                .parse()
+                .ok()
+        })
         .map_or(0, |kib: u64| kib / 1024)
 }

@@ -40,7 +40,10 @@ impl std::error::Error for Coded {}
 
 /// An error that ends the command with `exit`.
 pub(crate) fn coded(exit: Exit, message: impl fmt::Display) -> anyhow::Error {
-    anyhow::Error::new(Coded { exit, message: message.to_string() })
+    anyhow::Error::new(Coded {
+        exit,
+        message: message.to_string(),
+    })
 }
 
 /// The exit code an error asks for.
@@ -63,9 +66,9 @@ pub(crate) fn code_of(error: &anyhow::Error) -> Exit {
             Some(T::Locked { .. } | T::ClientBusy { .. } | T::AlreadyUp { .. }) => {
                 return Exit::Busy;
             }
-            Some(
-                T::NotUp | T::NotBuilt { .. } | T::NoArtifactRoot | T::MissingProgram { .. },
-            ) => return Exit::NoHost,
+            Some(T::NotUp | T::NotBuilt { .. } | T::NoArtifactRoot | T::MissingProgram { .. }) => {
+                return Exit::NoHost;
+            }
             Some(T::NoSuchLayout { .. } | T::LayoutSyntax { .. } | T::LayoutInvalid { .. }) => {
                 return Exit::Usage;
             }

@@ -5,7 +5,7 @@ use crate::exit::{Exit, coded};
 use crate::output;
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
-use std::process::Command as Process;
+use std::process::{Command as Process, Stdio};
 use std::time::Duration;
 use xfi_model::{
     AgentErrorCode, AgentHello, Command, DomId, DomainInfo, Event, EventBody, InjectionId,
@@ -29,11 +29,22 @@ impl Host {
     pub(crate) fn find() -> Result<Host> {
         if in_dom0() {
             let agent = agent_program()?;
-            let mut command = Process::new(&agent);
-            command.arg("--stdio");
-            let link = AgentLink::spawn(command)
+            // It disarms and ends when its standard input is closed.
+            let mut child = Process::new(&agent)
+                .arg("--stdio")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
                 .with_context(|| format!("cannot start {}", agent.display()))?;
-            return Ok(Host { link, default_target: None, artifacts: None });
+            let (Some(events), Some(requests)) = (child.stdout.take(), child.stdin.take()) else {
+                bail!("{} has no standard streams", agent.display());
+            };
+            let link = AgentLink::over(events, requests);
+            return Ok(Host {
+                link,
+                default_target: None,
+                artifacts: None,
+            });
         }
         let up = Up::find().map_err(|e| match e {
             TestbedError::NotUp => coded(
@@ -43,7 +54,11 @@ impl Host {
             other => other.into(),
         })?;
         let default_target = up.info().layout.default_target.clone();
-        Ok(Host { link: up.connect()?, default_target, artifacts: Artifacts::find().ok() })
+        Ok(Host {
+            link: up.connect()?,
+            default_target,
+            artifacts: Artifacts::find().ok(),
+        })
     }
 
     /// Asks and collects the answer; an agent's refusal becomes an error.
@@ -67,7 +82,9 @@ impl Host {
             EventBody::Hello(h) => Some(h),
             _ => None,
         });
-        let Some(hello) = hello else { bail!("the agent did not introduce itself") };
+        let Some(hello) = hello else {
+            bail!("the agent did not introduce itself")
+        };
         if hello.protocol != PROTOCOL_VERSION {
             bail!(
                 "the agent speaks protocol {}, this xfi speaks {PROTOCOL_VERSION}; use an xfi and \
@@ -106,12 +123,18 @@ pub(crate) fn in_dom0() -> bool {
 
 fn agent_program() -> Result<PathBuf> {
     let beside = std::env::current_exe()?.with_file_name("xfi-agent");
-    Ok(if beside.exists() { beside } else { PathBuf::from("xfi-agent") })
+    Ok(if beside.exists() {
+        beside
+    } else {
+        PathBuf::from("xfi-agent")
+    })
 }
 
 /// Guests, that is all domains but dom0, that are alive.
 pub(crate) fn guests(domains: &[DomainInfo]) -> impl Iterator<Item = &DomainInfo> {
-    domains.iter().filter(|d| d.domid.is_some_and(|id| id != DomId::DOM0))
+    domains
+        .iter()
+        .filter(|d| d.domid.is_some_and(|id| id != DomId::DOM0))
 }
 
 /// `xfi domains`.
@@ -164,8 +187,9 @@ pub(crate) fn status(output: Output) -> Result<()> {
         output::print("nothing is armed, and nothing was since this Xen booted");
         return Ok(());
     }
-    let mut table =
-        output::table(&["ID", "STATE", "DOMAIN", "VCPU", "REGISTER", "MASK", "EVENTS", "MATCHED"]);
+    let mut table = output::table(&[
+        "ID", "STATE", "DOMAIN", "VCPU", "REGISTER", "MASK", "EVENTS", "MATCHED",
+    ]);
     for r in &records {
         table.add_row([
             r.id.to_string(),
@@ -185,7 +209,9 @@ pub(crate) fn status(output: Output) -> Result<()> {
 /// `xfi disarm`.
 pub(crate) fn disarm(id: Option<u64>, output: Output) -> Result<()> {
     let mut host = Host::find()?;
-    let events = host.ask(Command::Disarm { id: id.map(InjectionId) })?;
+    let events = host.ask(Command::Disarm {
+        id: id.map(InjectionId),
+    })?;
     let count = events
         .iter()
         .find_map(|e| match e.body {

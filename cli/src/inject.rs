@@ -36,7 +36,11 @@ pub(crate) fn run(args: &Inject) -> Result<()> {
             ),
         ));
     }
-    let domain = choose(args.domain.as_deref(), host.default_target.as_deref(), &hello.domains)?;
+    let domain = choose(
+        args.domain.as_deref(),
+        host.default_target.as_deref(),
+        &hello.domains,
+    )?;
     let fault = Fault {
         location: Location::VcpuRegister {
             domain,
@@ -78,14 +82,18 @@ fn validate(args: &Inject) -> Result<Validated> {
             register.width() - 1
         ))
     })?;
-    register.check_bit(bit).map_err(|e| usage(format!("--bit: {e}")))?;
+    register
+        .check_bit(bit)
+        .map_err(|e| usage(format!("--bit: {e}")))?;
     let rip: Option<RipRange> = match &args.rip {
         Some(text) => Some(text.parse().map_err(|e| usage(format!("--rip: {e}")))?),
         None => None,
     };
     let duration = |name: &str, text: &str| {
         humantime::parse_duration(text).map_err(|_| {
-            usage(format!("{name}: '{text}' is not a duration; valid: 500ms, 2s, 1m"))
+            usage(format!(
+                "{name}: '{text}' is not a duration; valid: 500ms, 2s, 1m"
+            ))
         })
     };
     let after = duration("--after", &args.after)?;
@@ -122,7 +130,11 @@ fn validate(args: &Inject) -> Result<Validated> {
 /// The named domain, else the layout's default target, else the only guest.
 fn choose(named: Option<&str>, default: Option<&str>, domains: &[DomainInfo]) -> Result<String> {
     let names: Vec<&str> = guests(domains).map(|d| d.name.as_str()).collect();
-    let list = if names.is_empty() { "none".to_owned() } else { names.join(" ") };
+    let list = if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(" ")
+    };
     if let Some(name) = named {
         if name == "Domain-0" {
             return Err(coded(
@@ -180,7 +192,9 @@ fn inject(host: &mut Host, fault: Fault, expire: Duration) -> Result<InjectionRe
                  see `xfi testbed console`, then `xfi testbed reset`"
             );
         }
-        let Some(event) = host.link().next_event(Instant::now() + Duration::from_millis(50))?
+        let Some(event) = host
+            .link()
+            .next_event(Instant::now() + Duration::from_millis(50))?
         else {
             continue;
         };
@@ -197,7 +211,10 @@ fn inject(host: &mut Host, fault: Fault, expire: Duration) -> Result<InjectionRe
     progress.finish_and_clear();
     match ended {
         Some(record) if !cancelled || record.state == InjectionState::Fired => Ok(record),
-        _ if cancelled => Err(coded(Exit::Interrupted, "interrupted; nothing is left armed")),
+        _ if cancelled => Err(coded(
+            Exit::Interrupted,
+            "interrupted; nothing is left armed",
+        )),
         Some(record) => Ok(record),
         None => bail!("the agent ended the run without a word on the injection"),
     }
@@ -205,7 +222,9 @@ fn inject(host: &mut Host, fault: Fault, expire: Duration) -> Result<InjectionRe
 
 fn symbolise(host: &Host, record: &mut InjectionRecord) {
     let Some(flip) = &mut record.flip else { return };
-    let Some(rip) = flip.before.get(&Register::Rip) else { return };
+    let Some(rip) = flip.before.get(&Register::Rip) else {
+        return;
+    };
     let (xen, kernel) = host.symbols();
     flip.rip_symbol = match flip.guest_mode {
         GuestMode::User => None,
@@ -266,7 +285,9 @@ pub(crate) struct InjectView {
 impl From<&InjectionRecord> for InjectView {
     fn from(r: &InjectionRecord) -> Self {
         let file = |f: &RegisterFile| {
-            f.iter().map(|(r, v)| (r.to_string(), v.to_string())).collect()
+            f.iter()
+                .map(|(r, v)| (r.to_string(), v.to_string()))
+                .collect()
         };
         let bits = |mask: u64| (0..64).filter(|b| mask >> b & 1 == 1).collect();
         let flip = r.flip.as_ref();
@@ -286,7 +307,11 @@ impl From<&InjectionRecord> for InjectView {
             rip_symbol: flip.and_then(|f| f.rip_symbol.clone()),
             before: flip.map(|f| file(&f.before)),
             after: flip.map(|f| file(&f.after)),
-            changed: r.changed_bits().into_iter().map(|(r, m)| (r.to_string(), bits(m))).collect(),
+            changed: r
+                .changed_bits()
+                .into_iter()
+                .map(|(r, m)| (r.to_string(), bits(m)))
+                .collect(),
             arm_to_fire_ns: r.arm_to_fire_ns(),
             runstate_at_drawn: r.runstate_at_drawn.map(|s| output::word(&s)),
             events_seen: r.events_seen,
@@ -317,7 +342,10 @@ fn text(r: &InjectionRecord, view: &InjectView) -> String {
         [one] if r.changed_bits() == [(r.register, r.mask.0)] => format!("exactly {one}"),
         several => several.join("; "),
     };
-    let symbol = flip.rip_symbol.as_ref().map_or(String::new(), |s| format!("  {s}"));
+    let symbol = flip
+        .rip_symbol
+        .as_ref()
+        .map_or(String::new(), |s| format!("  {s}"));
     format!(
         "fired    injection {id} in {domain} (domain {domid}), vCPU {vcpu} on pCPU {pcpu}\n\
          guest    {kind}, in {mode} mode\n\
@@ -348,7 +376,11 @@ fn why_not(r: &InjectionRecord) -> String {
         InjectionState::Expired => format!(
             "the injection expired unfired: {} events seen, {} matched",
             r.events_seen,
-            if r.events_matched == 0 { "none".into() } else { r.events_matched.to_string() }
+            if r.events_matched == 0 {
+                "none".into()
+            } else {
+                r.events_matched.to_string()
+            }
         ),
         InjectionState::Disarmed => "the injection was disarmed before it fired".into(),
         InjectionState::TargetGone => format!("domain {} went away before it fired", r.domain),

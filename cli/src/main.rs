@@ -43,8 +43,8 @@ fn main() -> ExitCode {
 }
 
 fn start_log(verbose: bool) {
-    let filter = std::env::var("XFI_LOG")
-        .unwrap_or_else(|_| if verbose { "debug" } else { "warn" }.into());
+    let filter =
+        std::env::var("XFI_LOG").unwrap_or_else(|_| if verbose { "debug" } else { "warn" }.into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

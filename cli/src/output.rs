@@ -35,7 +35,11 @@ pub(crate) fn table(header: &[&str]) -> Table {
 
 /// A table's text without trailing blanks.
 pub(crate) fn text_of(table: &Table) -> String {
-    table.lines().map(|l| l.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table
+        .lines()
+        .map(|l| l.trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// `12.3 ms`, `4.56 s`: three significant digits.
@@ -46,7 +50,13 @@ pub(crate) fn duration(ns: u64) -> String {
         1_000_000..1_000_000_000 => (ns as f64 / 1e6, "ms"),
         _ => (ns as f64 / 1e9, "s"),
     };
-    let digits = if value >= 100.0 { 0 } else if value >= 10.0 { 1 } else { 2 };
+    let digits = if value >= 100.0 {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        2
+    };
     format!("{value:.digits$} {unit}")
 }
 

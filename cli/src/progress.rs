@@ -43,9 +43,8 @@ impl Steps {
         match step {
             Step::Begin { step, expected } => {
                 self.clear();
-                let about = humantime::format_duration(Duration::from_secs(
-                    expected.as_secs().max(1),
-                ));
+                let about =
+                    humantime::format_duration(Duration::from_secs(expected.as_secs().max(1)));
                 if on_terminal() {
                     self.bar = Some(timed_bar(step, expected));
                 } else {
@@ -101,10 +100,12 @@ impl CampaignProgress {
     /// For a campaign of `total` runs, `done` of which are already there.
     pub(crate) fn new(total: usize, done: usize) -> CampaignProgress {
         let bar = if on_terminal() {
-            ProgressBar::new(total as u64).with_position(done as u64).with_style(
-                ProgressStyle::with_template("{bar:30} {pos}/{len}  ETA {eta}  {msg}")
-                    .expect("a template"),
-            )
+            ProgressBar::new(total as u64)
+                .with_position(done as u64)
+                .with_style(
+                    ProgressStyle::with_template("{bar:30} {pos}/{len}  ETA {eta}  {msg}")
+                        .expect("a template"),
+                )
         } else {
             ProgressBar::hidden()
         };
@@ -125,7 +126,8 @@ impl CampaignProgress {
 
 impl xfi_campaign::engine::Progress for CampaignProgress {
     fn step(&self, what: &str, expected: Duration) {
-        self.bar.suspend(|| say(&format!("{what} (about {} s) ...", expected.as_secs())));
+        self.bar
+            .suspend(|| say(&format!("{what} (about {} s) ...", expected.as_secs())));
     }
 
     fn run_began(&self, _worker: u32, _planned: &PlannedRun) {}
@@ -148,7 +150,9 @@ impl xfi_campaign::engine::Progress for CampaignProgress {
             let runs: u32 = counts.values().sum();
             let each = self.begun.elapsed().as_secs_f64() / f64::from(runs.max(1));
             let left = each * (total - done) as f64;
-            say(&format!("{done}/{total} runs, about {left:.0} s left: {text}"));
+            say(&format!(
+                "{done}/{total} runs, about {left:.0} s left: {text}"
+            ));
         }
     }
 

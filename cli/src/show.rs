@@ -17,18 +17,22 @@ pub(crate) fn run(dir: &Path, run: Option<u32>, output: Output) -> Result<()> {
         let why = if data.plan.runs.iter().any(|p| p.id.0 == number) {
             "it has no result yet".to_owned()
         } else {
-            format!("the plan has runs 0 to {}", data.plan.runs.len().saturating_sub(1))
+            format!(
+                "the plan has runs 0 to {}",
+                data.plan.runs.len().saturating_sub(1)
+            )
         };
         return Err(coded(Exit::Usage, format!("--run: no run {number}: {why}")));
     };
     let outcome = xfi_analysis::classify(record);
     match output {
-        Output::Json => {
-            output::json(&serde_json::json!({ "record": record, "outcome": outcome }))
-        }
+        Output::Json => output::json(&serde_json::json!({ "record": record, "outcome": outcome })),
         Output::Text => {
             output::print(&story(record, &outcome));
-            output::print(&format!("evidence: {}", dir.join(format!("runs/{number:05}")).display()));
+            output::print(&format!(
+                "evidence: {}",
+                dir.join(format!("runs/{number:05}")).display()
+            ));
             Ok(())
         }
     }
@@ -44,7 +48,15 @@ fn list(results: &[RunRecord], planned: usize, output: Output) -> Result<()> {
             .collect();
         return output::json(&all);
     }
-    let mut table = output::table(&["RUN", "FAULT", "STATUS", "TARGET", "BYSTANDERS", "HOST", "TOOK"]);
+    let mut table = output::table(&[
+        "RUN",
+        "FAULT",
+        "STATUS",
+        "TARGET",
+        "BYSTANDERS",
+        "HOST",
+        "TOOK",
+    ]);
     for (r, o) in results.iter().zip(&outcomes) {
         let services = |target: bool| {
             let all: Vec<_> = o
@@ -53,7 +65,11 @@ fn list(results: &[RunRecord], planned: usize, output: Output) -> Result<()> {
                 .filter(|s| s.is_target == target)
                 .map(|s| s.primary.label())
                 .collect();
-            if all.is_empty() { "-".to_owned() } else { all.join(" ") }
+            if all.is_empty() {
+                "-".to_owned()
+            } else {
+                all.join(" ")
+            }
         };
         table.add_row([
             r.planned.id.to_string(),
@@ -74,7 +90,9 @@ fn fault(planned: &PlannedRun) -> String {
     match &planned.fault {
         None => "golden".into(),
         Some(f) => {
-            let Location::VcpuRegister { domain, register, .. } = &f.location;
+            let Location::VcpuRegister {
+                domain, register, ..
+            } = &f.location;
             match f.bit() {
                 Some(bit) => format!("{domain} {register} bit {bit}"),
                 None => format!("dummy ({domain} {register})"),
@@ -95,7 +113,11 @@ fn story(record: &RunRecord, outcome: &Outcome) -> String {
                 at.saturating_sub(i.arm_to_fire_ns().unwrap_or(0)),
                 format!("armed: {} (injection {})", fault(&record.planned), i.id),
             ));
-            let rip = flip.before.get(&xfi_model::Register::Rip).copied().unwrap_or_default();
+            let rip = flip
+                .before
+                .get(&xfi_model::Register::Rip)
+                .copied()
+                .unwrap_or_default();
             let value = |f: &xfi_model::RegisterFile| {
                 f.get(&i.register).map_or("?".into(), ToString::to_string)
             };
@@ -103,12 +125,18 @@ fn story(record: &RunRecord, outcome: &Outcome) -> String {
                 at,
                 format!(
                     "{}: {} {} -> {}, {} mode, rip {rip}{}",
-                    if i.dummy { "fired without a flip" } else { "flip" },
+                    if i.dummy {
+                        "fired without a flip"
+                    } else {
+                        "flip"
+                    },
                     i.register,
                     value(&flip.before),
                     value(&flip.after),
                     output::word(&flip.guest_mode),
-                    flip.rip_symbol.as_ref().map_or(String::new(), |s| format!(" ({s})")),
+                    flip.rip_symbol
+                        .as_ref()
+                        .map_or(String::new(), |s| format!(" ({s})")),
                 ),
             ));
         } else {
@@ -119,13 +147,23 @@ fn story(record: &RunRecord, outcome: &Outcome) -> String {
             };
             events.push((
                 start + record.planned.moment_ns,
-                format!("{state}: {} events seen, {} matched", i.events_seen, i.events_matched),
+                format!(
+                    "{state}: {} events seen, {} matched",
+                    i.events_seen, i.events_matched
+                ),
             ));
         }
     }
     for s in &o.services {
-        for r in s.not_right.iter().filter(|r| r.verdict != Verdict::Unfinished) {
-            let detail = r.detail.as_ref().map_or(String::new(), |d| format!(": {d}"));
+        for r in s
+            .not_right
+            .iter()
+            .filter(|r| r.verdict != Verdict::Unfinished)
+        {
+            let detail = r
+                .detail
+                .as_ref()
+                .map_or(String::new(), |d| format!(": {d}"));
             events.push((
                 r.end_ns,
                 format!(
@@ -156,8 +194,12 @@ fn story(record: &RunRecord, outcome: &Outcome) -> String {
     text += &match &o.host.integrity {
         Some(i) if i.passed() => "host integrity test passed\n".to_owned(),
         Some(i) => {
-            let failed: Vec<_> =
-                i.checks.iter().filter(|c| !c.passed).map(|c| c.name.as_str()).collect();
+            let failed: Vec<_> = i
+                .checks
+                .iter()
+                .filter(|c| !c.passed)
+                .map(|c| c.name.as_str())
+                .collect();
             format!("host integrity test failed: {}\n", failed.join(", "))
         }
         None => "host integrity test not answered\n".to_owned(),
@@ -177,13 +219,17 @@ fn verdict(outcome: &Outcome, window_ns: u64) -> String {
         | Disposition::Unjudged { reason } => {
             format!("{}: {reason}\n", outcome.disposition.label())
         }
-        d => format!("{}, judged over W = {}\n", d.label(), output::duration(window_ns)),
+        d => format!(
+            "{}, judged over W = {}\n",
+            d.label(),
+            output::duration(window_ns)
+        ),
     };
     for s in &outcome.services {
         let labels: Vec<_> = s.labels.iter().map(|l| l.label()).collect();
-        let after = s
-            .first_failure_after_ns
-            .map_or(String::new(), |ns| format!(", first {} after the flip", output::duration(ns)));
+        let after = s.first_failure_after_ns.map_or(String::new(), |ns| {
+            format!(", first {} after the flip", output::duration(ns))
+        });
         text += &format!(
             "{} ({}): {}{after}\n",
             s.guest,

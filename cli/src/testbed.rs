@@ -18,7 +18,11 @@ pub(crate) fn run(command: Testbed) -> Result<()> {
         Testbed::Build => build(),
         Testbed::Up { layout, ssh_port } => bring_up(&layout, ssh_port),
         Testbed::Down => {
-            output::print(if down()? { "testbed stopped" } else { "no testbed was up" });
+            output::print(if down()? {
+                "testbed stopped"
+            } else {
+                "no testbed was up"
+            });
             Ok(())
         }
         Testbed::Status(o) => status(o.output),
@@ -48,7 +52,11 @@ fn build() -> Result<()> {
         ));
     }
     for (what, program, args) in [
-        ("patched Xen (about 3 minutes)", "xen-patches/build.sh", &["4.20"][..]),
+        (
+            "patched Xen (about 3 minutes)",
+            "xen-patches/build.sh",
+            &["4.20"][..],
+        ),
         ("image (about 5 minutes)", "ansible/build-image.sh", &[]),
         (
             "agent (about 1 minute)",
@@ -78,7 +86,10 @@ fn bring_up(layout: &str, ssh_port: Option<u16>) -> Result<()> {
     let options = UpOptions { ssh_port };
     let info = up(&artifacts, &layout, &options, &mut |s| steps.take(s))?;
     drop(steps);
-    let mut text = format!("testbed '{}' is up (QEMU pid {})\n", info.layout.name, info.pid);
+    let mut text = format!(
+        "testbed '{}' is up (QEMU pid {})\n",
+        info.layout.name, info.pid
+    );
     for (guest, addr) in &info.endpoints {
         text += &format!("  {guest:8} http://{addr}/cgi-bin/sha1\n");
     }
@@ -115,7 +126,9 @@ fn status(output: Output) -> Result<()> {
 
 fn ssh(command: &[String]) -> Result<()> {
     let words = Up::find()?.ssh_command();
-    let Some((program, args)) = words.split_first() else { bail!("no way to log in") };
+    let Some((program, args)) = words.split_first() else {
+        bail!("no way to log in")
+    };
     // The shell takes this program's place: signals and exit code are its own.
     let e = Command::new(program).args(args).args(command).exec();
     Err(e).with_context(|| format!("cannot run {program}"))
@@ -145,6 +158,8 @@ fn copy_from(path: &Path, offset: u64) -> Result<u64> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).with_context(name)?;
     let mut out = std::io::stdout().lock();
-    out.write_all(&bytes).and_then(|()| out.flush()).context("standard output")?;
+    out.write_all(&bytes)
+        .and_then(|()| out.flush())
+        .context("standard output")?;
     Ok(from + bytes.len() as u64)
 }
