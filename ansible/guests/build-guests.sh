@@ -98,9 +98,10 @@ make_cpio "$web" "$out/web.cpio"
 
 if [[ -x $repo/injector/kat/build.sh ]]; then
     say "known-answer guest"
-    mkdir -p "$work/kat/dev"
+    mkdir -p "$work"/kat/{dev,proc,lib/modules}
     "$repo/injector/kat/build.sh" "$work/kat/init" >&2
     chmod 0755 "$work/kat/init"
+    modules_into "$tree" "$kver" "$work/kat/lib/modules" xen-privcmd
     make_cpio "$work/kat" "$out/kat.cpio"
 else
     say "known-answer guest: skipped (injector/kat/build.sh is not there)"
