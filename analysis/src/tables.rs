@@ -15,6 +15,7 @@ pub use outcomes::{
     BlastRow, BlastTable, HostRow, HostTable, OutcomeRow, OutcomeTable, ThesisRow, ThesisTable,
 };
 pub use registers::{BitCell, RegisterRow, RegisterTable, StratumRow, StrataTable};
+pub(crate) use rip::mode_word;
 pub use rip::{RipRow, RipTable};
 
 /// `W = 2.0 s`, for whoever prints `no_effect`.

@@ -293,7 +293,7 @@ impl HostTable {
         let mut rows: Vec<_> =
             self.rows.iter().map(|r| Row::body(row(Cell::code(r.state.label()), &r.share))).collect();
         rows.push(Row::total(row(
-            Cell::text("not responsive (the thesis's \"unresponsive\")"),
+            Cell::text("not responsive"),
             &self.unresponsive_thesis,
         )));
         Grid {
@@ -301,7 +301,10 @@ impl HostTable {
             title: "The host, by its integrity test".to_owned(),
             columns,
             rows,
-            notes: vec![format!("Of {} injections that fired.", self.total)],
+            notes: vec![format!(
+                "Of {} injections that fired. Not responsive: the thesis's \"unresponsive\".",
+                self.total
+            )],
         }
     }
 }
