@@ -3,7 +3,7 @@
 use crate::server::*;
 use std::future::pending;
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::thread::sleep;
 use std::time::Duration;
 use tempfile::tempdir;
@@ -30,9 +30,30 @@ async fn drive(load: &HttpLoad) -> Vec<RequestRecord> {
     requests
 }
 
+/// A load whose clients wait only 300 ms.
+fn impatient(addrs: &[SocketAddr]) -> HttpLoad {
+    HttpLoad {
+        timeout_ns: 300_000_000,
+        ..once(addrs)
+    }
+}
+
+/// A load of one request a client.
+fn once(addrs: &[SocketAddr]) -> HttpLoad {
+    HttpLoad {
+        duration_ns: 2_000_000_000,
+        think_ns: 3_000_000_000,
+        ..load(addrs)
+    }
+}
+
 /// Drives one server and expects every answer to get this verdict.
 async fn expect(server: Server, verdict: Verdict) -> RequestRecord {
-    let requests = drive(&load(&[server.addr])).await;
+    let load = match verdict {
+        Verdict::ClientTimeout => impatient(&[server.addr]),
+        _ => once(&[server.addr]),
+    };
+    let requests = drive(&load).await;
     for r in &requests {
         assert_eq!(r.verdict, verdict, "{r:?}");
         if verdict != Verdict::Correct {
@@ -170,8 +191,8 @@ async fn refused_does_not_spin() {
         assert_eq!(r.verdict, Verdict::ConnectionReset);
         assert_eq!(r.reset_cause, Some(ResetCause::Refused));
     }
-    // 150 ms at one each 10 ms.
-    assert!((2..=16).contains(&requests.len()), "{}", requests.len());
+    // 500 ms at one each 10 ms.
+    assert!((2..=51).contains(&requests.len()), "{}", requests.len());
 }
 
 #[tokio::test]
@@ -191,18 +212,15 @@ async fn early_fin() {
 
 #[tokio::test]
 async fn never_answers_is_timeout_and_probed() {
-    let server = Server::start(|_, _| sleep(Duration::from_secs(2)));
-    let requests = drive(&load(&[server.addr])).await;
+    let server = Server::start(|_, _| sleep(Duration::from_secs(5)));
+    let requests = drive(&impatient(&[server.addr])).await;
     assert_eq!(requests.len(), 1 + 2, "one request and two probes");
     for r in &requests {
         assert_eq!(r.verdict, Verdict::ClientTimeout);
-        assert!((300..600).contains(&((r.end_ns - r.start_ns) / 1_000_000)));
+        assert!((300..2000).contains(&((r.end_ns - r.start_ns) / 1_000_000)));
     }
     assert_eq!(requests.iter().filter(|r| r.probe).count(), 2);
-    assert!(
-        requests[2].end_ns - requests[1].end_ns < 100_000_000,
-        "at once"
-    );
+    assert!(requests[2].start_ns < requests[1].end_ns, "at once");
 }
 
 #[tokio::test]
@@ -225,7 +243,7 @@ async fn probes_answered_when_the_server_recovers() {
             let _ = stream.write_all(&right());
         }
     });
-    let requests = drive(&load(&[server.addr])).await;
+    let requests = drive(&impatient(&[server.addr])).await;
     assert_eq!(requests[0].verdict, Verdict::ClientTimeout);
     assert_eq!(requests.len(), 3);
     for r in &requests[1..] {
@@ -238,7 +256,7 @@ async fn probes_answered_when_the_server_recovers() {
 async fn only_the_guest_that_was_silent_is_probed() {
     let dead = Server::start(|_, _| sleep(Duration::from_secs(2)));
     let fine = Server::sending(right());
-    let requests = drive(&load(&[fine.addr, dead.addr])).await;
+    let requests = drive(&impatient(&[fine.addr, dead.addr])).await;
     assert!(
         requests
             .iter()
@@ -260,9 +278,7 @@ async fn garbage_status_line() {
         let mut answer = right();
         answer[bit / 8] ^= 1 << (bit % 8);
         let server = Server::sending(answer);
-        let mut load = load(&[server.addr]);
-        load.duration_ns = 1_000_000;
-        for r in drive(&load).await {
+        for r in drive(&once(&[server.addr])).await {
             // "HTTP/1.0" is as good.
             let as_good = bit == 7 * 8;
             assert_eq!(r.verdict == Verdict::Correct, as_good, "bit {bit}: {r:?}");
@@ -325,10 +341,7 @@ async fn an_answer_without_end_is_ended() {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n");
         while stream.write_all(&[b'a'; 4096]).is_ok() {}
     });
-    let mut load = load(&[server.addr]);
-    load.timeout_ns = 5_000_000_000;
-    load.duration_ns = 10_000_000;
-    for r in drive(&load).await {
+    for r in drive(&once(&[server.addr])).await {
         assert_eq!(r.verdict, Verdict::CorruptedOutput, "{:?}", r.detail);
         assert!(r.bytes < 2 * 1024 * 1024);
     }

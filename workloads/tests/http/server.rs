@@ -155,8 +155,9 @@ pub(crate) fn load(addrs: &[SocketAddr]) -> HttpLoad {
         hash_bytes: N,
         clients_per_guest: 1,
         think_ns: 0,
-        timeout_ns: 300_000_000,
-        duration_ns: 150_000_000,
+        // Ample: this machine may be busy. Tests of silence shorten it.
+        timeout_ns: 5_000_000_000,
+        duration_ns: 500_000_000,
         probes: 2,
         keep_alive: false,
         seed: 7,
