@@ -28,7 +28,16 @@ pub fn xen_version() -> Option<String> {
 
 /// The running Xen's build id, in hexadecimal. Needs dom0.
 pub fn xen_build_id() -> Option<String> {
-    read("buildid").or_else(|| read("properties/buildid")).filter(|id| id != "<denied>")
+    let bytes = fs::read(Path::new(SYS).join("properties/buildid")).ok()?;
+    hex_build_id(&bytes)
+}
+
+/// sysfs gives the note's bytes themselves, or says that it may not.
+fn hex_build_id(bytes: &[u8]) -> Option<String> {
+    if bytes.is_empty() || bytes.starts_with(b"<denied>") {
+        return None;
+    }
+    Some(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 
 /// The kernel's release, as `uname -r`.
@@ -49,6 +58,12 @@ fn uname(field: impl Fn(&nix::sys::utsname::UtsName) -> &std::ffi::OsStr) -> Str
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_build_id_is_written_in_hexadecimal() {
+        assert_eq!(super::hex_build_id(&[0xb7, 0x2f, 0]).as_deref(), Some("b72f00"));
+        assert_eq!(super::hex_build_id(b"<denied>"), None);
+    }
+
     #[test]
     fn the_kernel_is_known_everywhere() {
         assert!(!super::kernel_release().is_empty());

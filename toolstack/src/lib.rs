@@ -3,7 +3,7 @@
 //! - [`Hypercall`]: arm, status, disarm, capabilities.
 //! - [`DomainTable`]: which domains there are, by name; cheap enough to ask
 //!   while an experiment runs (one hypercall, no daemon).
-//! - [`Libvirt`] (feature `libvirt`): define, start and destroy guests.
+//! - [`Libvirt`] (feature `libvirt`): start and destroy guests.
 //! - [`XenControl`]: Xen's console ring and the machine's size.
 //! - [`guest_console`]: what xenconsoled logged of a guest.
 //! - [`host`]: versions and the build id.

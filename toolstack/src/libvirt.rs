@@ -10,10 +10,13 @@ use xfi_model::{DomId, DomainInfo, DomainState, GuestKind, GuestLayout};
 /// libvirt's name for the local Xen host.
 const URI: &str = "xen:///system";
 
+/// Where the driver writes what libxl says.
+const LOG: &str = "/var/log/libvirt/libxl/libxl-driver.log";
+
 /// How a start went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartOutcome {
-    /// It was defined and started.
+    /// It was started.
     Started(DomId),
     /// It ran already and was left alone.
     WasRunning(DomId),
@@ -36,6 +39,8 @@ impl Libvirt {
         let alive = self.connection.as_ref().is_some_and(|c| c.is_alive().unwrap_or(false));
         if !alive {
             self.connection = None;
+            // Errors are returned; they need not be printed as well.
+            virt::error::clear_error_callback();
             let connection = Connect::open(Some(URI))
                 .map_err(|e| failed(&format!("connecting to {URI}"), &e))?;
             self.connection = Some(connection);
@@ -55,8 +60,9 @@ impl Libvirt {
         }
     }
 
-    /// Defines a guest and starts it. One that was kept after a crash is
-    /// destroyed first; one that runs is left alone.
+    /// Starts a guest that exists only while it runs, so that nothing is left
+    /// behind and no definition of the host's owner is touched. One that was
+    /// kept after a crash is destroyed first; one that runs is left alone.
     ///
     /// # Errors
     /// What libvirt said.
@@ -76,9 +82,10 @@ impl Libvirt {
             }
             domain.destroy().map_err(|e| failed(&format!("destroying '{name}'"), &e))?;
         }
-        let domain = Domain::define_xml(connection, &xml)
-            .map_err(|e| failed(&format!("defining '{name}'"), &e))?;
-        domain.create().map_err(|e| failed(&format!("starting '{name}'"), &e))?;
+        let domain = Domain::create_xml(connection, &xml, 0).map_err(|e| Error::Libvirt {
+            what: format!("starting '{name}'"),
+            message: format!("{}; {LOG} may say more", e.message()),
+        })?;
         let id = domid(&domain).ok_or_else(|| Error::Libvirt {
             what: format!("starting '{name}'"),
             message: "it ended at once".to_owned(),
