@@ -54,7 +54,8 @@ pub fn render_html(a: &Analysis) -> Result<String, AnalysisError> {
             "{} to {} %", percent(interval.lo, digits), percent(interval.hi, digits)),
         failed_kind => kind,
         robust => h.robust_words(),
-        window => window_words(h.window_ns),
+        // The number stays with its unit.
+        window => window_words(h.window_ns).replace(' ', "\u{a0}"),
         target => ShareView::new(&h.target),
         bystanders => ShareView::new(&h.bystanders),
         host => ShareView::new(&h.host),

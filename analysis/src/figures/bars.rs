@@ -51,7 +51,7 @@ fn axis_end(most: f64) -> f64 {
 
 pub(super) fn outcomes(a: &Analysis) -> Figure {
     let table = &a.outcomes;
-    let (left, width, top, row_h) = (134.0, 300.0, 24.0, 30.0);
+    let (left, width, top, row_h) = (136.0, 210.0, 24.0, 30.0);
     let failures: Vec<_> = table.rows.iter().filter(|r| r.mode.is_failure()).collect();
     let most = failures
         .iter()
@@ -59,19 +59,19 @@ pub(super) fn outcomes(a: &Analysis) -> Figure {
         .fold(0.0, f64::max);
     let end = axis_end(most);
     let height = row_h * failures.len() as f64;
-    let mut svg = Svg::new(left + width + 100.0, top + height + 64.0);
+    let mut svg = Svg::new(left + width + 86.0, top + height + 64.0);
     svg.percent_axis(left, width, top, height, end);
     // Key, and heads of the counts at the right.
     svg.raw(format_args!("<circle cx=\"{:.1}\" cy=\"9\" r=\"4\" {MARK}/>", left + 4.0));
     svg.text(left + 13.0, 13.0, 11.0, Anchor::Start, INK, "target");
     svg.raw(format_args!("<circle cx=\"{:.1}\" cy=\"9\" r=\"3.2\" {RING}/>", left + 68.0));
     svg.text(left + 77.0, 13.0, 11.0, Anchor::Start, INK, "bystander");
-    svg.text(left + width + 48.0, 13.0, 11.0, Anchor::End, MUTE, "target");
-    svg.text(left + width + 98.0, 13.0, 11.0, Anchor::End, MUTE, "byst.");
+    svg.text(left + width + 46.0, 13.0, 11.0, Anchor::End, MUTE, "target");
+    svg.text(left + width + 84.0, 13.0, 11.0, Anchor::End, MUTE, "byst.");
     let counts = |svg: &mut Svg, y: f64, target: &Share, bystander: &Share| {
         let x = left + width;
-        svg.text(x + 48.0, y, 12.0, Anchor::End, INK, &target.count.to_string());
-        svg.text(x + 98.0, y, 12.0, Anchor::End, MUTE, &bystander.count.to_string());
+        svg.text(x + 46.0, y, 12.0, Anchor::End, INK, &target.count.to_string());
+        svg.text(x + 84.0, y, 12.0, Anchor::End, MUTE, &bystander.count.to_string());
     };
     for (i, row) in failures.iter().enumerate() {
         let y = top + row_h * (i as f64 + 0.5);
@@ -86,7 +86,7 @@ pub(super) fn outcomes(a: &Analysis) -> Figure {
     // No effect has no place on the failures' axis: it is told in words.
     if let Some(row) = table.rows.iter().find(|r| !r.mode.is_failure()) {
         let y = top + height + 46.0;
-        svg.line(0.0, y - 19.0, left + width + 98.0, y - 19.0, RULE);
+        svg.line(0.0, y - 19.0, left + width + 84.0, y - 19.0, RULE);
         svg.code(left - 12.0, y, 12.0, Anchor::End, row.mode.label());
         svg.text(left, y, 12.0, Anchor::Start, INK, &share_words(&row.target));
         counts(&mut svg, y, &row.target, &row.bystander);
@@ -113,9 +113,9 @@ pub(super) fn registers(a: &Analysis) -> Figure {
             .then_with(|| y.failed.total.cmp(&x.failed.total))
             .then_with(|| x.register.cmp(&y.register))
     });
-    let (left, width, top, row_h) = (64.0, 420.0, 8.0, 20.0);
+    let (left, width, top, row_h) = (58.0, 280.0, 8.0, 20.0);
     let height = row_h * rows.len() as f64;
-    let mut svg = Svg::new(left + width + 64.0, top + height + 24.0);
+    let mut svg = Svg::new(left + width + 56.0, top + height + 24.0);
     svg.percent_axis(left, width, top, height, 1.0);
     for (i, row) in rows.iter().enumerate() {
         let y = top + row_h * (i as f64 + 0.5);
@@ -131,7 +131,7 @@ pub(super) fn registers(a: &Analysis) -> Figure {
         svg.line(lo, y - 3.5, lo, y + 3.5, ink);
         svg.line(hi, y - 3.5, hi, y + 3.5, ink);
         let total = format!("{}/{}", row.failed.count, row.failed.total);
-        svg.text(left + width + 60.0, y + 4.0, 11.0, Anchor::End, INK, &total);
+        svg.text(left + width + 54.0, y + 4.0, 11.0, Anchor::End, INK, &total);
     }
     let title = "Failure share by register".to_owned();
     Figure {

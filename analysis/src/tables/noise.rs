@@ -122,8 +122,8 @@ impl NoiseTable {
                     bound(l.injections.interval, l.injections.total, true),
                     Cell::Count(l.dummies.count),
                     bound(l.dummies.interval, l.dummies.total, false),
-                    Cell::text(if l.above_noise { "yes" } else { "no" }),
                     l.dummies_needed.map_or(Cell::Empty, Cell::Count),
+                    Cell::text(if l.above_noise { "yes" } else { "no" }),
                 ])
             })
             .collect();
@@ -136,8 +136,8 @@ impl NoiseTable {
                 Column::grouped("injections_lower", "injections", "at least %"),
                 Column::grouped("dummies", "dummy", "runs"),
                 Column::grouped("dummies_upper", "dummy", "at most %"),
-                Column::words("above_noise", "above"),
                 Column::grouped("dummies_needed", "dummy", "needed"),
+                Column::words("above_noise", "above"),
             ],
             rows,
             notes: vec![
