@@ -18,24 +18,46 @@ fn main() -> Result<(), Error> {
     if !std::env::args().any(|a| a == "--bench") {
         return Ok(());
     }
-    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .canonicalize()?;
     let commit = commit(&tree);
-    let mut figures = Figures { commit, all: Map::new() };
+    let mut figures = Figures {
+        commit,
+        all: Map::new(),
+    };
 
     let quick = campaign(&tree, "http-quick")?;
     figures.percentiles("restore_ms", &quick.restore_ns, 1e6, "ms");
     figures.percentiles("run_s", &quick.took_ns, 1e9, "s");
-    figures.add("runs_per_hour_http_quick", quick.runs_per_hour(), "runs/h", quick.runs());
-    figures.add("worker_rss_mib", quick.peak_rss_mib as f64, "MiB", quick.runs());
+    figures.add(
+        "runs_per_hour_http_quick",
+        quick.runs_per_hour(),
+        "runs/h",
+        quick.runs(),
+    );
+    figures.add(
+        "worker_rss_mib",
+        quick.peak_rss_mib as f64,
+        "MiB",
+        quick.runs(),
+    );
     let ten = campaign(&tree, "http-ten-clients")?;
-    figures.add("runs_per_hour_http_ten_clients", ten.runs_per_hour(), "runs/h", ten.runs());
+    figures.add(
+        "runs_per_hour_http_ten_clients",
+        ten.runs_per_hour(),
+        "runs/h",
+        ten.runs(),
+    );
 
     let count = Command::new(tree.join("xen-patches/count-disarmed.sh")).output()?;
     if !count.status.success() {
         return Err(String::from_utf8_lossy(&count.stderr).into_owned().into());
     }
     let count: Value = serde_json::from_slice(&count.stdout)?;
-    let max = count["max"].as_f64().ok_or("count-disarmed.sh printed no max")?;
+    let max = count["max"]
+        .as_f64()
+        .ok_or("count-disarmed.sh printed no max")?;
     figures.add("disarmed_instructions", max, "instructions", 3);
 
     let out = tree.join("target/bench.json");
@@ -109,7 +131,10 @@ fn campaign(tree: &Path, name: &str) -> Result<Measured, Error> {
     if !status.success() {
         return Err(format!("xfi campaign run examples/{name}.toml: {status}").into());
     }
-    let mut m = Measured { peak_rss_mib, ..Measured::default() };
+    let mut m = Measured {
+        peak_rss_mib,
+        ..Measured::default()
+    };
     let (mut begin, mut end) = (None, SystemTime::UNIX_EPOCH);
     for line in journal::read(&out.join("journal.jsonl"))? {
         match line {
@@ -132,7 +157,9 @@ fn campaign(tree: &Path, name: &str) -> Result<Measured, Error> {
 
 /// The largest resident set that any emulator started by `parent` has had.
 fn emulators_peak_rss_mib(parent: u32) -> u64 {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return 0 };
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return 0;
+    };
     processes
         .filter_map(|p| {
             let dir: PathBuf = p.ok()?.path();
@@ -141,8 +168,8 @@ fn emulators_peak_rss_mib(parent: u32) -> u64 {
                 let line = status.lines().find_map(|l| l.strip_prefix(key))?;
                 line.split_whitespace().next().map(str::to_owned)
             };
-            let ours = field("PPid:")? == parent.to_string()
-                && field("Name:")?.starts_with("qemu-system");
+            let ours =
+                field("PPid:")? == parent.to_string() && field("Name:")?.starts_with("qemu-system");
             ours.then(|| field("VmHWM:")?.parse::<u64>().ok()).flatten()
         })
         .max()

@@ -1,5 +1,6 @@
 //! Golden runs made beforehand, from which timings and bands are derived.
 
+use crate::driver::Driver;
 use crate::engine::{Progress, TestbedFactory};
 use crate::execute::{Milestones, RunContext, execute};
 use crate::{CampaignError, CampaignFile, Stop, TestbedSection, WorkloadSection};
@@ -9,9 +10,9 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 use xfi_model::{
-    GoldenBand, InjectionRecord, Plan, PlannedRun, RunId, RunKind, RunRecord, SnapshotIndex,
-    Timing, Verdict,
+    GoldenBand, InjectionRecord, Plan, PlannedRun, RunId, RunKind, RunRecord, SnapshotIndex, Timing,
 };
+use xfi_workloads::http;
 
 /// Golden runs for each worker and snapshot.
 const ROUNDS: u32 = 2;
@@ -25,9 +26,9 @@ pub struct Calibration {
     pub runs: u32,
     /// Right answers seen.
     pub answers: u64,
-    /// Largest of the runs' medians of latency, nanoseconds.
+    /// Median latency, nanoseconds.
     pub p50_ns: u64,
-    /// Largest of the runs' 99.9th percentiles, nanoseconds.
+    /// 99.9th percentile of latency, cold starts included, nanoseconds.
     pub p999_ns: u64,
     /// A client's time from one request to the next, nanoseconds.
     pub period_ns: u64,
@@ -132,65 +133,32 @@ pub fn calibrate(
             .try_for_each(|t| t.join().expect("a worker does not panic"))
     })?;
     let records = records.into_inner().unwrap_or_else(|e| e.into_inner());
-    digest(&records, file)
+    digest(&records, file, scratch)
 }
 
-fn digest(records: &[RunRecord], file: &CampaignFile) -> Result<Calibration, CampaignError> {
+fn digest(
+    records: &[RunRecord],
+    file: &CampaignFile,
+    scratch: &Path,
+) -> Result<Calibration, CampaignError> {
     let WorkloadSection::Http {
-        clients_per_guest,
-        degraded_factor,
-        ..
+        degraded_factor, ..
     } = &file.workload;
-    let mut c = Calibration {
+    if let Some(reason) = records.iter().find_map(|r| r.harness_error.clone()) {
+        return Err(CampaignError::Calibration(reason));
+    }
+    let logs: Vec<_> = records
+        .iter()
+        .map(|r| Driver::log_in(&scratch.join(r.planned.id.to_string())))
+        .collect();
+    let golden = http::calibrate(&logs).map_err(|e| CampaignError::Calibration(e.to_string()))?;
+    let services = records.iter().flat_map(|r| &r.observations.services);
+    Ok(Calibration {
         runs: records.len() as u32,
-        ..Calibration::default()
-    };
-    let mut slowest_rps: BTreeMap<&str, f64> = BTreeMap::new();
-    for r in records {
-        if let Some(e) = &r.harness_error {
-            return Err(CampaignError::Calibration(e.clone()));
-        }
-        for s in &r.observations.services {
-            if let Some(bad) = s
-                .not_right
-                .iter()
-                .find(|a| a.verdict != Verdict::Unfinished)
-            {
-                return Err(CampaignError::Calibration(format!(
-                    "{} answered {:?}{}",
-                    s.guest,
-                    bad.verdict,
-                    bad.detail
-                        .as_ref()
-                        .map_or(String::new(), |d| format!(": {d}"))
-                )));
-            }
-            let Some(l) = &s.latency else {
-                return Err(CampaignError::Calibration(format!(
-                    "{} did not answer",
-                    s.guest
-                )));
-            };
-            c.answers += l.count;
-            c.p50_ns = c.p50_ns.max(l.p50_ns);
-            c.p999_ns = c.p999_ns.max(l.p999_ns);
-            let rps = slowest_rps.entry(&s.guest).or_insert(f64::INFINITY);
-            *rps = rps.min(s.throughput_rps);
-            let band = c.bands.entry(s.guest.clone()).or_insert(GoldenBand {
-                p50_max_ns: 0,
-                max_max_ns: 0,
-                throughput_min_rps: 0.0,
-            });
-            let widened = |ns: u64| (ns as f64 * degraded_factor) as u64;
-            band.p50_max_ns = band.p50_max_ns.max(widened(l.p50_ns));
-            band.max_max_ns = band.max_max_ns.max(widened(l.max_ns));
-            band.throughput_min_rps = *rps / degraded_factor;
-        }
-    }
-    let slowest = slowest_rps.values().copied().fold(f64::INFINITY, f64::min);
-    if !slowest.is_finite() || slowest <= 0.0 {
-        return Err(CampaignError::Calibration("no guest answered".into()));
-    }
-    c.period_ns = (f64::from(*clients_per_guest) / slowest * 1e9) as u64;
-    Ok(c)
+        answers: golden.answers,
+        p50_ns: golden.p50_ns,
+        p999_ns: golden.p999_ns,
+        period_ns: golden.period_ns,
+        bands: http::bands(services, *degraded_factor),
+    })
 }

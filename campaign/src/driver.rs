@@ -30,7 +30,7 @@ impl Driver {
         dir: &Path,
     ) -> Result<Driver, CampaignError> {
         let spec = dir.join("load.json");
-        let log = dir.join("requests.jsonl");
+        let log = Driver::log_in(dir);
         let write = |source| CampaignError::Write {
             path: spec.clone(),
             source,
@@ -74,6 +74,11 @@ impl Driver {
             log,
             started_ns,
         })
+    }
+
+    /// Where the driver of the run with this evidence directory logs.
+    pub(crate) fn log_in(dir: &Path) -> PathBuf {
+        dir.join("requests.jsonl")
     }
 
     /// Its log.

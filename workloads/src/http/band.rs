@@ -7,20 +7,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use xfi_model::{GoldenBand, LoadLogLine, ServiceObservation, Verdict};
 
-/// A service is `degraded` when its median latency exceeds the largest golden
-/// median by this factor.
-pub const P50_WIDENING: f64 = 1.5;
-/// The same for the largest latency of a run.
-pub const MAX_WIDENING: f64 = 2.0;
-/// A service is `degraded` when its throughput is below the smallest golden
-/// throughput divided by this factor.
-pub const THROUGHPUT_WIDENING: f64 = 1.5;
-
-/// The band that holds all the golden observations given, widened by
-/// [`P50_WIDENING`], [`MAX_WIDENING`] and [`THROUGHPUT_WIDENING`]. None when
-/// no observation has a right answer, for then there is nothing to compare
-/// with.
-pub fn band<'a>(golden: impl IntoIterator<Item = &'a ServiceObservation>) -> Option<GoldenBand> {
+/// The band that holds all the golden observations given, widened: a service is
+/// outside it when it is `factor` times worse than the worst golden run, in
+/// median latency, largest latency or throughput. None when no observation has
+/// a right answer, for then there is nothing to compare with.
+pub fn band<'a>(
+    golden: impl IntoIterator<Item = &'a ServiceObservation>,
+    factor: f64,
+) -> Option<GoldenBand> {
     let mut p50_ns = 0;
     let mut max_ns = 0;
     let mut throughput_rps = f64::INFINITY;
@@ -35,15 +29,16 @@ pub fn band<'a>(golden: impl IntoIterator<Item = &'a ServiceObservation>) -> Opt
         throughput_rps = throughput_rps.min(service.throughput_rps);
     }
     seen.then(|| GoldenBand {
-        p50_max_ns: (p50_ns as f64 * P50_WIDENING) as u64,
-        max_max_ns: (max_ns as f64 * MAX_WIDENING) as u64,
-        throughput_min_rps: throughput_rps / THROUGHPUT_WIDENING,
+        p50_max_ns: (p50_ns as f64 * factor) as u64,
+        max_max_ns: (max_ns as f64 * factor) as u64,
+        throughput_min_rps: throughput_rps / factor,
     })
 }
 
 /// [`band`] for each guest by itself, over any number of golden runs.
 pub fn bands<'a>(
     golden: impl IntoIterator<Item = &'a ServiceObservation>,
+    factor: f64,
 ) -> BTreeMap<String, GoldenBand> {
     let mut by_guest: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for service in golden {
@@ -54,7 +49,7 @@ pub fn bands<'a>(
     }
     by_guest
         .into_iter()
-        .filter_map(|(guest, services)| Some((guest, band(services)?)))
+        .filter_map(|(guest, services)| Some((guest, band(services, factor)?)))
         .collect()
 }
 

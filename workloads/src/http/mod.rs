@@ -16,9 +16,7 @@ mod page;
 mod summary;
 mod wire;
 
-pub use band::{
-    Calibration, MAX_WIDENING, P50_WIDENING, THROUGHPUT_WIDENING, band, bands, calibrate,
-};
+pub use band::{Calibration, band, bands, calibrate};
 pub use config::{load_config, parse_config, validate};
 pub use driver::{DriverReport, run_driver, run_http_driver};
 pub use log::{LOG_FORMAT, LogReader};

@@ -200,12 +200,12 @@ fn bands_hold_the_golden_runs_with_room() {
         web1
     };
     let runs = [golden(&[100, 200, 300]), golden(&[100, 100])];
-    let band = band(&runs).unwrap();
+    let band = band(&runs, 1.5).unwrap();
     assert!(band.p50_max_ns.abs_diff(300 * MS) < MS);
-    assert_eq!(band.max_max_ns, 600 * MS);
+    assert_eq!(band.max_max_ns, 450 * MS);
     assert!((band.throughput_min_rps - 2.0 / 1.5).abs() < 1e-9);
-    assert_eq!(bands(&runs)["web1"], band);
-    assert_eq!(bands(&[]).len(), 0);
+    assert_eq!(bands(&runs, 1.5)["web1"], band);
+    assert_eq!(bands(&[], 1.5).len(), 0);
 }
 
 #[test]

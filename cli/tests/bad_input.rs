@@ -1,0 +1,113 @@
+//! Mistakes on a machine with no testbed up and no Xen: one clear line that
+//! names the offending value, a documented exit code, and no waiting.
+
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+struct Ran {
+    code: i32,
+    stderr: String,
+}
+
+/// Far beyond what any of these takes; a hang is what it guards against.
+const NO_HANG: Duration = Duration::from_secs(30);
+
+fn xfi(args: &[&str]) -> Ran {
+    // A runtime directory of its own: no testbed is up in there.
+    let runtime = tempfile::tempdir().unwrap();
+    let begun = Instant::now();
+    let Output { status, stderr, stdout } = Command::new(env!("CARGO_BIN_EXE_xfi"))
+        .args(args)
+        .env("XFI_RUNTIME_DIR", runtime.path())
+        .output()
+        .unwrap();
+    assert!(begun.elapsed() < NO_HANG, "{args:?} took {:?}", begun.elapsed());
+    assert!(stdout.is_empty(), "{args:?} printed {}", String::from_utf8_lossy(&stdout));
+    Ran { code: status.code().unwrap(), stderr: String::from_utf8(stderr).unwrap() }
+}
+
+#[track_caller]
+fn refused(args: &[&str], code: i32, says: &[&str]) {
+    let ran = xfi(args);
+    assert_eq!(ran.code, code, "{args:?}: {}", ran.stderr);
+    assert_eq!(ran.stderr.lines().count(), 1, "{args:?}: {}", ran.stderr);
+    for word in says {
+        assert!(ran.stderr.contains(word), "{args:?}: no '{word}' in: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_bit_outside_the_register_is_named_with_the_valid_ones() {
+    refused(&["inject", "--reg", "rbx", "--bit", "64"], 2, &["64", "rbx", "0 to 63"]);
+    refused(&["inject", "--reg", "cs", "--bit", "16"], 2, &["16", "cs", "0 to 15"]);
+    refused(&["inject", "--reg", "rflags", "--bit", "1"], 2, &["bit 1", "rflags", "0 2 4"]);
+    refused(&["inject", "--reg", "rbx", "--bit", "x"], 2, &["'x'", "0 to 63"]);
+    refused(&["inject", "--reg", "rbx", "--bit=-1"], 2, &["'-1'", "0 to 63"]);
+}
+
+#[test]
+fn an_unknown_register_is_named_with_the_valid_ones() {
+    refused(&["inject", "--reg", "foo", "--bit", "0"], 2, &["'foo'", "rax", "r15", "gs"]);
+}
+
+#[test]
+fn a_reversed_rip_range_is_named() {
+    let range = |r| ["inject", "--reg", "rbx", "--bit", "1", "--rip", r];
+    refused(&range("0x10..0x5"), 2, &["0x10..0x5", "reversed", "START..END"]);
+    refused(&range("0x10..0x10"), 2, &["0x10..0x10", "empty"]);
+    refused(&range("0x10"), 2, &["'0x10'", ".."]);
+}
+
+#[test]
+fn an_expiry_before_the_moment_is_refused() {
+    let args =
+        ["inject", "--reg", "rbx", "--bit", "1", "--after", "2s", "--expire", "1s"];
+    refused(&args, 2, &["'1s'", "'2s'"]);
+}
+
+#[test]
+fn a_domain_cannot_be_looked_up_without_a_host() {
+    let args = ["inject", "--domain", "nosuch", "--reg", "rbx", "--bit", "1"];
+    refused(&args, 4, &["nosuch", "xfi testbed up"]);
+}
+
+#[test]
+fn commands_that_need_a_host_say_how_to_get_one() {
+    for args in [
+        &["inject", "--reg", "rbx", "--bit", "21"][..],
+        &["domains"],
+        &["status"],
+        &["disarm"],
+        &["testbed", "status"],
+        &["testbed", "reset"],
+        &["testbed", "ssh"],
+        &["testbed", "console"],
+    ] {
+        refused(args, 4, &["xfi testbed up"]);
+    }
+}
+
+#[test]
+fn a_campaign_file_is_refused_with_line_and_column() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    std::fs::write(&file, "format = 1\nname = \"c\"\nseed = \"x\"\n").unwrap();
+    let name = file.to_str().unwrap();
+    refused(&["campaign", "plan", name], 2, &["c.toml:3:8:"]);
+    refused(&["campaign", "run", name], 2, &["c.toml:3:8:"]);
+    refused(&["campaign", "run", "nosuch.toml"], 1, &["nosuch.toml"]);
+}
+
+#[test]
+fn what_is_no_run_directory_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = dir.path().to_str().unwrap();
+    refused(&["campaign", "resume", name], 2, &["campaign.json is missing"]);
+    refused(&["report", name], 1, &["manifest.json"]);
+    refused(&["campaign", "show", name], 1, &["manifest.json"]);
+}
+
+#[test]
+fn an_unknown_layout_is_named_with_the_known_ones() {
+    refused(&["testbed", "up", "--layout", "nosuch"], 2, &["nosuch", "http"]);
+}
