@@ -5,18 +5,21 @@
 //! this very dom0 are driven by the same code.
 
 mod artifacts;
+mod cpio;
 mod digest;
 pub mod emulated;
 mod error;
 mod layout;
 mod link;
+mod lock;
+mod machine_facts;
 mod private;
 mod progress;
 mod symbols;
 pub mod up;
 
 pub use artifacts::{Artifacts, BootFiles, Digests};
-pub use emulated::{EmulatedTestbed, SnapshotSet, capacity};
+pub use emulated::{EmulatedTestbed, SnapshotSet, capacity, is_panic_line, remove_snapshots};
 pub use error::TestbedError;
 pub use layout::{find_layout, layout_names, load_layout, parse_layout};
 pub use link::{AgentLink, LinkError};

@@ -245,7 +245,7 @@ mod tests {
             out.write_all(before.as_bytes()).unwrap();
             let requests = BufReader::new(theirs).lines();
             let requests = requests.map(|l| l.unwrap()).filter(|l| !l.is_empty());
-            for (request, answer) in requests.zip(answers) {
+            for (answer, request) in answers.into_iter().zip(requests) {
                 let request: Request = serde_json::from_str(&request).unwrap();
                 let answer = answer.replace("SEQ", &request.seq.to_string());
                 out.write_all(answer.as_bytes()).unwrap();

@@ -1,0 +1,114 @@
+//! Warming guests up: requests until they take the same time again and again.
+
+use crate::{Endpoint, TestbedError};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// What is asked for; the guest's own default amount of work.
+const PATH: &str = "/cgi-bin/sha1";
+
+/// A guest is steady when the medians of this many requests and of as many
+/// before them differ by less than `BAND`.
+const GROUP: usize = 6;
+const BAND: f64 = 0.20;
+const MOST: usize = 40;
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// Warms up all guests; the latency at which each came to rest.
+pub(crate) fn warm_up(
+    endpoints: &[Endpoint],
+    mut healthy: impl FnMut() -> Result<(), TestbedError>,
+) -> Result<Vec<(String, Duration)>, TestbedError> {
+    let mut times: Vec<Vec<Duration>> = vec![Vec::new(); endpoints.len()];
+    // In turn, so that all are warm at the same time.
+    for _ in 0..MOST {
+        for (endpoint, times) in endpoints.iter().zip(&mut times) {
+            healthy()?;
+            let start = Instant::now();
+            if let Err(e) = request(endpoint.addr, ANSWER_WITHIN) {
+                healthy()?;
+                return Err(TestbedError::Agent {
+                    doing: format!("warm up {}", endpoint.guest),
+                    message: format!("its web server does not answer: {e}"),
+                });
+            }
+            times.push(start.elapsed());
+        }
+        if times.iter().all(|t| is_steady(t)) {
+            break;
+        }
+    }
+    Ok(endpoints
+        .iter()
+        .zip(&times)
+        .map(|(e, t)| (e.guest.clone(), median(&t[t.len().saturating_sub(GROUP)..])))
+        .collect())
+}
+
+/// One request; the whole answer must come, with status 200.
+pub(crate) fn request(addr: SocketAddr, within: Duration) -> io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&addr, within)?;
+    stream.set_read_timeout(Some(within))?;
+    stream.set_write_timeout(Some(within))?;
+    write!(stream, "GET {PATH} HTTP/1.0\r\nHost: {addr}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(1 << 20).read_to_end(&mut answer)?;
+    let first = answer.split(|b| *b == b'\r').next().unwrap_or_default();
+    let first = String::from_utf8_lossy(first);
+    if first.split(' ').nth(1) == Some("200") {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("it answered {first:?}")))
+    }
+}
+
+fn median(times: &[Duration]) -> Duration {
+    let mut times = times.to_vec();
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+fn is_steady(times: &[Duration]) -> bool {
+    let Some(start) = times.len().checked_sub(2 * GROUP) else { return false };
+    let before = median(&times[start..start + GROUP]).as_secs_f64();
+    let now = median(&times[start + GROUP..]).as_secs_f64();
+    (now - before).abs() <= BAND * before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(values: &[u64]) -> Vec<Duration> {
+        values.iter().map(|v| Duration::from_millis(*v)).collect()
+    }
+
+    #[test]
+    fn steady_means_that_the_last_ones_are_like_those_before() {
+        assert!(!is_steady(&ms(&[100; 11])));
+        assert!(is_steady(&ms(&[100; 12])));
+        let mut warming = vec![900, 700, 500, 400, 300, 200];
+        warming.extend([100; 6]);
+        assert!(!is_steady(&ms(&warming)));
+        warming.extend([95; 6]);
+        assert!(is_steady(&ms(&warming)));
+    }
+
+    #[test]
+    fn an_error_status_is_not_warmth() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for answer in ["HTTP/1.1 500 Oops\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\nok", ""] {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 512]);
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+        let second = Duration::from_secs(1);
+        assert!(request(addr, second).unwrap_err().to_string().contains("500"));
+        request(addr, second).unwrap();
+        assert!(request(addr, second).is_err());
+    }
+}
