@@ -102,10 +102,18 @@ impl Headline {
         let digits = Digits::for_total(self.fired);
         match self.failed_robust {
             None => "One snapshot: clustering cannot be estimated.".to_owned(),
-            Some(Robust { design_effect: None, clusters, .. }) => format!(
+            Some(Robust {
+                design_effect: None,
+                clusters,
+                ..
+            }) => format!(
                 "All runs of the {clusters} snapshots agree: no design effect can be estimated."
             ),
-            Some(Robust { interval, design_effect: Some(effect), clusters }) => format!(
+            Some(Robust {
+                interval,
+                design_effect: Some(effect),
+                clusters,
+            }) => format!(
                 "Design effect of the {clusters} snapshots: {effect:.2}; interval robust to it: \
                  [{}; {}] %.",
                 percent(interval.lo, digits),
@@ -119,8 +127,11 @@ impl Headline {
 pub fn analyse(data: &CampaignData) -> Analysis {
     let runs = rows(data);
     let counted: Vec<&RunRow> = runs.iter().filter(|r| r.counts()).collect();
-    let snapshots =
-        counted.iter().map(|r| r.snapshot).collect::<BTreeSet<_>>().len() as u32;
+    let snapshots = counted
+        .iter()
+        .map(|r| r.snapshot)
+        .collect::<BTreeSet<_>>()
+        .len() as u32;
     let window_ns = data.plan.timing.window_ns;
     let noise = NoiseTable::new(&runs, &counted);
     let dispositions = DispositionTable::new(&runs);

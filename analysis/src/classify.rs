@@ -47,7 +47,12 @@ pub fn classify(record: &RunRecord) -> Outcome {
             RunKind::Injection => Disposition::Fired,
         },
         Standing::Ends(disposition) => {
-            return Outcome { disposition, services: Vec::new(), host: None, blast_radius: None };
+            return Outcome {
+                disposition,
+                services: Vec::new(),
+                host: None,
+                blast_radius: None,
+            };
         }
     };
     let mut services: Vec<ServiceOutcome> = record
@@ -56,10 +61,19 @@ pub fn classify(record: &RunRecord) -> Outcome {
         .iter()
         .map(|s| service::judge(s, &record.observations))
         .collect();
-    services.sort_by(|a, b| b.is_target.cmp(&a.is_target).then_with(|| a.guest.cmp(&b.guest)));
+    services.sort_by(|a, b| {
+        b.is_target
+            .cmp(&a.is_target)
+            .then_with(|| a.guest.cmp(&b.guest))
+    });
     let host = host_outcome(&record.observations.host);
     let blast_radius = blast_radius(record, &services, host);
-    Outcome { disposition, services, host: Some(host), blast_radius: Some(blast_radius) }
+    Outcome {
+        disposition,
+        services,
+        host: Some(host),
+        blast_radius: Some(blast_radius),
+    }
 }
 
 /// The host's state. The thesis's "unresponsive" is our `unresponsive` and
@@ -82,10 +96,15 @@ fn blast_radius(record: &RunRecord, services: &[ServiceOutcome], host: HostOutco
     let is_target = |name: &str| {
         target_domain == Some(name) || services.iter().any(|s| s.is_target && s.guest == name)
     };
-    let mut radius =
-        BlastRadius { target: false, bystanders: false, host: host != HostOutcome::Responsive };
-    let failed_services =
-        services.iter().filter(|s| s.primary.is_failure()).map(|s| s.guest.as_str());
+    let mut radius = BlastRadius {
+        target: false,
+        bystanders: false,
+        host: host != HostOutcome::Responsive,
+    };
+    let failed_services = services
+        .iter()
+        .filter(|s| s.primary.is_failure())
+        .map(|s| s.guest.as_str());
     let crashed_domains = record
         .observations
         .host

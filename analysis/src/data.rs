@@ -24,7 +24,7 @@
 //! host's crash; no such testbed exists yet.)
 
 use crate::AnalysisError;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use xfi_model::{InjectionRecord, InjectionState, JournalLine, Manifest, Plan, RunId, RunRecord};
@@ -82,7 +82,10 @@ pub fn load(dir: &Path) -> Result<CampaignData, AnalysisError> {
     let plan: Plan = read_json(&dir.join("plan.json"))?;
     check_format(&dir.join("plan.json"), plan.format)?;
     let path = dir.join("journal.jsonl");
-    let text = fs::read(&path).map_err(|source| AnalysisError::Read { path: path.clone(), source })?;
+    let text = fs::read(&path).map_err(|source| AnalysisError::Read {
+        path: path.clone(),
+        source,
+    })?;
     let (lines, mut notes) = parse_journal(&path, &text)?;
     let mut data = assemble(manifest, plan, lines)?;
     notes.append(&mut data.notes);
@@ -91,17 +94,25 @@ pub fn load(dir: &Path) -> Result<CampaignData, AnalysisError> {
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, AnalysisError> {
-    let text = fs::read(path)
-        .map_err(|source| AnalysisError::Read { path: path.to_owned(), source })?;
-    serde_json::from_slice(&text)
-        .map_err(|source| AnalysisError::Malformed { path: path.to_owned(), source })
+    let text = fs::read(path).map_err(|source| AnalysisError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    serde_json::from_slice(&text).map_err(|source| AnalysisError::Malformed {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn check_format(path: &Path, found: u32) -> Result<(), AnalysisError> {
     if found == FORMAT {
         Ok(())
     } else {
-        Err(AnalysisError::Format { path: path.to_owned(), found, expected: FORMAT })
+        Err(AnalysisError::Format {
+            path: path.to_owned(),
+            found,
+            expected: FORMAT,
+        })
     }
 }
 
@@ -175,7 +186,11 @@ pub fn assemble(
             JournalLine::Intent { run, attempt, .. } => {
                 runs.entry(run).or_default().entry(attempt).or_default();
             }
-            JournalLine::Fired { run, attempt, injection } => {
+            JournalLine::Fired {
+                run,
+                attempt,
+                injection,
+            } => {
                 // The line tells how the injection ended; only one that fired
                 // binds the run.
                 let attempt = runs.entry(run).or_default().entry(attempt).or_default();
@@ -183,12 +198,21 @@ pub fn assemble(
                     attempt.fired.get_or_insert(injection);
                 }
             }
-            JournalLine::Unfired { run, attempt, reason, .. } => {
+            JournalLine::Unfired {
+                run,
+                attempt,
+                reason,
+                ..
+            } => {
                 let attempt = runs.entry(run).or_default().entry(attempt).or_default();
                 attempt.unfired.get_or_insert(reason);
             }
             JournalLine::Result { run, record, .. } => {
-                let attempt = runs.entry(run).or_default().entry(record.attempt).or_default();
+                let attempt = runs
+                    .entry(run)
+                    .or_default()
+                    .entry(record.attempt)
+                    .or_default();
                 if attempt.result.is_some() {
                     notes.push(format!(
                         "run {run} has two results of attempt {}; the first counts",
@@ -212,12 +236,16 @@ pub fn assemble(
         attempts: BTreeMap::new(),
         notes,
     };
+    let planned: BTreeSet<RunId> = data.plan.runs.iter().map(|r| r.id).collect();
     for (run, history) in runs {
-        if !data.plan.runs.iter().any(|r| r.id == run) {
-            data.notes.push(format!("the journal has run {run}, which the plan lacks; left out"));
+        if !planned.contains(&run) {
+            data.notes.push(format!(
+                "the journal has run {run}, which the plan lacks; left out"
+            ));
             continue;
         }
-        data.attempts.insert(run, history.keys().copied().max().unwrap_or(0));
+        data.attempts
+            .insert(run, history.keys().copied().max().unwrap_or(0));
         settle(run, history, &mut data);
     }
     Ok(data)
@@ -259,6 +287,7 @@ struct Settled {
     what: Deciding,
 }
 
+/// Its result, or that it has none.
 enum Deciding {
     Result(Box<RunRecord>),
     Orphan(Orphan),
@@ -267,11 +296,17 @@ enum Deciding {
 impl Settled {
     fn orphan(run: RunId, attempt: u32, fate: Fate) -> Settled {
         let binding = !matches!(fate, Fate::Unfired(_));
-        Settled { binding, what: Deciding::Orphan(Orphan { run, attempt, fate }) }
+        Settled {
+            binding,
+            what: Deciding::Orphan(Orphan { run, attempt, fate }),
+        }
     }
 }
 
 fn fired_or_may_have(record: &RunRecord) -> bool {
     record.may_have_fired
-        || record.injection.as_ref().is_some_and(|i| i.state == InjectionState::Fired)
+        || record
+            .injection
+            .as_ref()
+            .is_some_and(|i| i.state == InjectionState::Fired)
 }

@@ -45,7 +45,11 @@ impl Analysis {
         if self.headline.fired == 0 {
             return Vec::new();
         }
-        let mut figures = vec![bars::outcomes(self), bars::registers(self), heatmap::heatmap(self)];
+        let mut figures = vec![
+            bars::outcomes(self),
+            bars::registers(self),
+            heatmap::heatmap(self),
+        ];
         if !self.rip.rows.is_empty() {
             figures.push(bars::rip(self));
         }

@@ -126,7 +126,11 @@ pub fn percent(p: f64, digits: Digits) -> String {
 
 /// `1 run`, `2 runs`.
 pub fn runs(n: u64) -> String {
-    if n == 1 { "1 run".to_owned() } else { format!("{n} runs") }
+    if n == 1 {
+        "1 run".to_owned()
+    } else {
+        format!("{n} runs")
+    }
 }
 
 /// A share with its interval, in words: `12.5 % [4.2; 26.8]`.
@@ -136,7 +140,12 @@ pub fn share_words(share: &Share) -> String {
         None => "unknown, no run".to_owned(),
         Some(p) => {
             let (lo, hi) = (share.interval.lo, share.interval.hi);
-            format!("{} % [{}; {}]", percent(p, digits), percent(lo, digits), percent(hi, digits))
+            format!(
+                "{} % [{}; {}]",
+                percent(p, digits),
+                percent(lo, digits),
+                percent(hi, digits)
+            )
         }
     }
 }
@@ -144,17 +153,32 @@ pub fn share_words(share: &Share) -> String {
 impl Column {
     /// A column of words.
     pub fn words(key: &str, head: &str) -> Column {
-        Column { key: key.to_owned(), group: None, head: head.to_owned(), numeric: false }
+        Column {
+            key: key.to_owned(),
+            group: None,
+            head: head.to_owned(),
+            numeric: false,
+        }
     }
 
     /// A column of numbers.
     pub fn numbers(key: &str, head: &str) -> Column {
-        Column { key: key.to_owned(), group: None, head: head.to_owned(), numeric: true }
+        Column {
+            key: key.to_owned(),
+            group: None,
+            head: head.to_owned(),
+            numeric: true,
+        }
     }
 
     /// A column of numbers under a head shared with its neighbours.
     pub fn grouped(key: &str, group: &'static str, head: &str) -> Column {
-        Column { key: key.to_owned(), group: Some(group), head: head.to_owned(), numeric: true }
+        Column {
+            key: key.to_owned(),
+            group: Some(group),
+            head: head.to_owned(),
+            numeric: true,
+        }
     }
 
     /// The three columns of a share: runs, per cent, interval.
@@ -166,7 +190,11 @@ impl Column {
             head: head.to_owned(),
             numeric: true,
         };
-        [one("runs", "runs"), one("share", "%"), one("interval", "95 % interval")]
+        [
+            one("runs", "runs"),
+            one("share", "%"),
+            one("interval", "95 % interval"),
+        ]
     }
 }
 
@@ -183,11 +211,17 @@ pub fn share_cells(share: &Share) -> [Cell; 3] {
 impl Row {
     /// A body row.
     pub fn body(cells: impl IntoIterator<Item = Cell>) -> Row {
-        Row { cells: cells.into_iter().collect(), kind: RowKind::Body }
+        Row {
+            cells: cells.into_iter().collect(),
+            kind: RowKind::Body,
+        }
     }
 
     /// A sum.
     pub fn total(cells: impl IntoIterator<Item = Cell>) -> Row {
-        Row { cells: cells.into_iter().collect(), kind: RowKind::Total }
+        Row {
+            cells: cells.into_iter().collect(),
+            kind: RowKind::Total,
+        }
     }
 }

@@ -41,8 +41,12 @@ pub fn render_html(a: &Analysis) -> Result<String, AnalysisError> {
     let h = &a.headline;
     let digits = Digits::for_total(h.fired);
     let (interval, kind) = h.interval();
-    let failed: Vec<_> =
-        a.runs.iter().filter(|r| r.failed() == Some(true)).map(RunView::new).collect();
+    let failed: Vec<_> = a
+        .runs
+        .iter()
+        .filter(|r| r.failed() == Some(true))
+        .map(RunView::new)
+        .collect();
     let page = environment.get_template("report.html")?.render(context! {
         style => STYLE,
         figure_style => FIGURE_CSS,
@@ -107,7 +111,10 @@ pub fn write_report(a: &Analysis, out_dir: &Path) -> Result<Vec<PathBuf>, Analys
     }
     files.push(("tables/runs.csv".into(), runs_grid(a).to_csv()?));
     for figure in a.figures() {
-        files.push((format!("figures/{}.svg", figure.id).into(), figure.standalone()));
+        files.push((
+            format!("figures/{}.svg", figure.id).into(),
+            figure.standalone(),
+        ));
     }
     let write = |path: &Path, text: &str| {
         if let Some(parent) = path.parent() {
@@ -118,17 +125,22 @@ pub fn write_report(a: &Analysis, out_dir: &Path) -> Result<Vec<PathBuf>, Analys
     let mut written = Vec::new();
     for (name, text) in files {
         let path = out_dir.join(name);
-        write(&path, &text)
-            .map_err(|source| AnalysisError::Write { path: path.clone(), source })?;
+        write(&path, &text).map_err(|source| AnalysisError::Write {
+            path: path.clone(),
+            source,
+        })?;
         written.push(path);
     }
     Ok(written)
 }
 
 fn json(what: &str, value: &impl Serialize) -> Result<String, AnalysisError> {
-    serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(|e| {
-        AnalysisError::Serialise { what: what.to_owned(), reason: e.to_string() }
-    })
+    serde_json::to_string_pretty(value)
+        .map(|text| text + "\n")
+        .map_err(|e| AnalysisError::Serialise {
+            what: what.to_owned(),
+            reason: e.to_string(),
+        })
 }
 
 /// One row a planned run.
@@ -162,9 +174,23 @@ fn runs_grid(a: &Analysis) -> Grid {
         id: "runs",
         title: "Runs".to_owned(),
         columns: [
-            "run", "kind", "snapshot", "weight", "disposition", "reason", "domain", "register",
-            "bit", "mode", "rip", "symbol", "target", "bystander", "host",
-            "first_failure_after_ns", "attempts",
+            "run",
+            "kind",
+            "snapshot",
+            "weight",
+            "disposition",
+            "reason",
+            "domain",
+            "register",
+            "bit",
+            "mode",
+            "rip",
+            "symbol",
+            "target",
+            "bystander",
+            "host",
+            "first_failure_after_ns",
+            "attempts",
         ]
         .iter()
         .map(|k| words(k))
@@ -187,7 +213,7 @@ impl FigureView {
         FigureView {
             id: figure.id,
             title: figure.title.clone(),
-            caption: figure.caption.clone(),
+            caption: figure.caption.replace(" %", "\u{a0}%"),
             svg: figure.inline.clone(),
         }
     }
@@ -244,19 +270,27 @@ impl GridView {
             groups.clear();
         }
         let row = |r: &crate::grid::Row| {
-            let cells = r.cells.iter().zip(&grid.columns).map(|(cell, column)| CellView {
-                text: cell.show(),
-                code: matches!(cell, Cell::Code(_)),
-                numeric: column.numeric,
-                sort: cell.sort_key(),
-            });
+            let cells = r
+                .cells
+                .iter()
+                .zip(&grid.columns)
+                .map(|(cell, column)| CellView {
+                    text: cell.show(),
+                    code: matches!(cell, Cell::Code(_)),
+                    numeric: column.numeric,
+                    sort: cell.sort_key(),
+                });
             (r.kind == RowKind::Total, cells.collect())
         };
         GridView {
             id: grid.id,
             title: grid.title.clone(),
             groups,
-            heads: grid.columns.iter().map(|c| (c.head.clone(), c.numeric)).collect(),
+            heads: grid
+                .columns
+                .iter()
+                .map(|c| (c.head.clone(), c.numeric))
+                .collect(),
             rows: grid.rows.iter().map(row).collect(),
             notes: grid.notes.clone(),
         }
@@ -297,7 +331,10 @@ impl RunView {
                 .and_then(|v| v.as_str().map(str::to_owned))
                 .unwrap_or_default();
             let detail = w.detail.clone().or(w.status.map(|s| format!("status {s}")));
-            (format!("{}: {verdict}", w.guest), detail.unwrap_or_default())
+            (
+                format!("{}: {verdict}", w.guest),
+                detail.unwrap_or_default(),
+            )
         });
         RunView {
             id: r.id.0,
@@ -321,7 +358,10 @@ impl RunView {
             bystander: r.bystander.as_ref().map(judged_words).unwrap_or_default(),
             host: r.host.map_or("", |h| h.label()),
             failed: r.failed() == Some(true),
-            after: r.first_failure_after_ns.map(|n| format!("{} s", seconds(n))).unwrap_or_default(),
+            after: r
+                .first_failure_after_ns
+                .map(|n| format!("{} s", seconds(n)))
+                .unwrap_or_default(),
             wrong,
             excerpt: r.first_wrong.as_ref().and_then(|w| w.excerpt.clone()),
             panic: r.panic_line.clone(),

@@ -108,7 +108,8 @@ impl RunRow {
     /// Whether anything failed: target, bystander or host. None when the run
     /// was not judged.
     pub fn failed(&self) -> Option<bool> {
-        self.blast_radius.map(|b| b.target || b.bystanders || b.host)
+        self.blast_radius
+            .map(|b| b.target || b.bystanders || b.host)
     }
 
     /// The run as a sample of some property.
@@ -118,7 +119,11 @@ impl RunRow {
             Some(false) => stats::Truth::No,
             None => stats::Truth::Unjudged,
         };
-        stats::Sample { truth, weight: self.weight, cluster: self.snapshot }
+        stats::Sample {
+            truth,
+            weight: self.weight,
+            cluster: self.snapshot,
+        }
     }
 }
 
@@ -198,9 +203,10 @@ fn orphaned(row: &mut RunRow, orphan: &Orphan) {
         (_, Fate::Unfired(reason)) => ("harness_error", reason.as_str()),
         (RunKind::Golden, _) => ("harness_error", "begun, and the journal has no result"),
         (_, Fate::Fired(_)) => ("unjudged", "it fired, and the journal has no result"),
-        (_, Fate::Unknown) => {
-            ("unjudged", "begun and may have fired; the journal has no result")
-        }
+        (_, Fate::Unknown) => (
+            "unjudged",
+            "begun and may have fired; the journal has no result",
+        ),
     };
     row.disposition = disposition;
     row.reason = Some(reason.to_owned());
@@ -232,8 +238,11 @@ fn fill(row: &mut RunRow, record: &RunRecord) {
     }
     row.host = outcome.host;
     row.blast_radius = outcome.blast_radius;
-    row.first_failure_after_ns =
-        outcome.services.iter().filter_map(|s| s.first_failure_after_ns).min();
+    row.first_failure_after_ns = outcome
+        .services
+        .iter()
+        .filter_map(|s| s.first_failure_after_ns)
+        .min();
     row.target = together(&outcome.services, true);
     row.bystander = together(&outcome.services, false);
     row.panic_line = record.observations.host.panic_line.clone();
@@ -289,7 +298,13 @@ fn first_wrong(record: &RunRecord) -> Option<WrongAnswer> {
 fn excerpt(answer: &str) -> String {
     let clean: String = answer
         .chars()
-        .map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c })
+        .map(|c| {
+            if c.is_control() && c != '\n' && c != '\t' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
         .take(EXCERPT + 1)
         .collect();
     if clean.chars().count() > EXCERPT {

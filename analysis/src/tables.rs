@@ -14,7 +14,7 @@ pub use noise::{LabelNoise, NoiseTable};
 pub use outcomes::{
     BlastRow, BlastTable, HostRow, HostTable, OutcomeRow, OutcomeTable, ThesisRow, ThesisTable,
 };
-pub use registers::{BitCell, RegisterRow, RegisterTable, StratumRow, StrataTable};
+pub use registers::{BitCell, RegisterRow, RegisterTable, StrataTable, StratumRow};
 pub(crate) use rip::mode_word;
 pub use rip::{RipRow, RipTable};
 
@@ -27,7 +27,11 @@ pub(crate) fn window_words(window_ns: u64) -> String {
 pub(crate) fn seconds(ns: u64) -> String {
     let text = format!("{:.3}", ns as f64 / 1e9);
     let text = text.trim_end_matches('0');
-    if text.ends_with('.') { format!("{text}0") } else { text.to_owned() }
+    if text.ends_with('.') {
+        format!("{text}0")
+    } else {
+        text.to_owned()
+    }
 }
 
 #[cfg(test)]

@@ -36,7 +36,10 @@ pub struct Tally {
 impl Tally {
     /// A tally of no run yet.
     pub fn new(planned: u64) -> Tally {
-        Tally { planned, ..Tally::default() }
+        Tally {
+            planned,
+            ..Tally::default()
+        }
     }
 
     /// Counts one run's end.
@@ -45,13 +48,18 @@ impl Tally {
         match outcome.disposition {
             Disposition::Golden | Disposition::Dummy => {
                 self.controls += 1;
-                let failed =
-                    outcome.blast_radius.is_some_and(|b| b.target || b.bystanders || b.host);
+                let failed = outcome
+                    .blast_radius
+                    .is_some_and(|b| b.target || b.bystanders || b.host);
                 self.false_failures += u64::from(failed);
             }
             Disposition::Fired => {
                 self.fired += 1;
-                let worst = outcome.services.iter().filter(|s| s.is_target).map(|s| s.primary);
+                let worst = outcome
+                    .services
+                    .iter()
+                    .filter(|s| s.is_target)
+                    .map(|s| s.primary);
                 if let Some(mode) = worst.min().filter(|m| m.is_failure()) {
                     *self.target.entry(mode).or_insert(0) += 1;
                 }
@@ -71,7 +79,11 @@ impl Tally {
 /// One line: `24/50 runs · 18 fired · 3 hang · 1 incorrect_content · …`.
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{} runs · {} fired", self.done, self.planned, self.fired)?;
+        write!(
+            f,
+            "{}/{} runs · {} fired",
+            self.done, self.planned, self.fired
+        )?;
         for (mode, count) in &self.target {
             write!(f, " · {count} {mode}")?;
         }
@@ -89,5 +101,58 @@ impl fmt::Display for Tally {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use xfi_model::{BlastRadius, ServiceOutcome, ThesisClass};
+
+    fn outcome(disposition: Disposition, mode: FailureMode) -> Outcome {
+        let failed = mode.is_failure();
+        Outcome {
+            disposition,
+            services: vec![ServiceOutcome {
+                guest: "web1".to_owned(),
+                is_target: true,
+                labels: BTreeSet::from([mode]),
+                sub_labels: BTreeSet::new(),
+                primary: mode,
+                class_thesis: ThesisClass::NoEffect,
+                first_failure_after_ns: None,
+            }],
+            host: Some(HostOutcome::Responsive),
+            blast_radius: Some(BlastRadius {
+                target: failed,
+                bystanders: false,
+                host: false,
+            }),
+        }
+    }
+
+    #[test]
+    fn counts_do_not_depend_on_order_and_false_failures_stand_out() {
+        let runs = [
+            outcome(Disposition::Fired, FailureMode::Hang),
+            outcome(Disposition::Fired, FailureMode::NoEffect),
+            outcome(Disposition::Golden, FailureMode::Hang),
+            outcome(Disposition::Dummy, FailureMode::NoEffect),
+            outcome(
+                Disposition::Unjudged {
+                    reason: String::new(),
+                },
+                FailureMode::NoEffect,
+            ),
+        ];
+        let (mut forth, mut back) = (Tally::new(9), Tally::new(9));
+        runs.iter().for_each(|r| forth.add(r));
+        runs.iter().rev().for_each(|r| back.add(r));
+        assert_eq!(forth, back);
+        assert_eq!(
+            forth.to_string(),
+            "5/9 runs · 2 fired · 1 hang · 1 FALSE FAILURES · 1 unjudged"
+        );
     }
 }

@@ -37,7 +37,10 @@ pub fn render_text(a: &Analysis) -> String {
         "false failures: {} of {} golden and dummy runs, at most {} %\n",
         h.false_failures.count,
         h.false_failures.total,
-        percent(h.false_failures.interval.hi, Digits::for_total(h.false_failures.total))
+        percent(
+            h.false_failures.interval.hi,
+            Digits::for_total(h.false_failures.total)
+        )
     );
     let noise_labels = a.noise.labels_grid();
     let mut grids = vec![
@@ -56,7 +59,10 @@ pub fn render_text(a: &Analysis) -> String {
         out.push_str("What to distrust\n");
         for t in &a.threats {
             let text = format!("{}: {}", t.title, t.text);
-            for (i, line) in wrap(&text, usize::from(TEXT_WIDTH) - 4).into_iter().enumerate() {
+            for (i, line) in wrap(&text, usize::from(TEXT_WIDTH) - 4)
+                .into_iter()
+                .enumerate()
+            {
                 let _ = writeln!(out, "  {} {line}", if i == 0 { "-" } else { " " });
             }
         }

@@ -39,7 +39,11 @@ const LOOSE_CONTROL: f64 = 0.05;
 const MANY_DUMMIES: u64 = 2000;
 
 fn dummies(n: u64) -> String {
-    if n == 1 { "1 dummy run".to_owned() } else { format!("{n} dummy runs") }
+    if n == 1 {
+        "1 dummy run".to_owned()
+    } else {
+        format!("{n} dummy runs")
+    }
 }
 
 pub(crate) fn threats(a: &Analysis, data: &CampaignData) -> Vec<Threat> {
@@ -56,7 +60,11 @@ struct List(Vec<Threat>);
 
 impl List {
     fn push(&mut self, level: Level, title: &str, text: String) {
-        self.0.push(Threat { level, title: title.to_owned(), text });
+        self.0.push(Threat {
+            level,
+            title: title.to_owned(),
+            text,
+        });
     }
 }
 
@@ -105,12 +113,20 @@ fn measurement(a: &Analysis, list: &mut List) {
         list.push(
             Level::Caution,
             "Labels not shown to be above noise",
-            format!("{}. There are {}.", names.join(", "), dummies(noise.dummy.total)),
+            format!(
+                "{}. There are {}.",
+                names.join(", "),
+                dummies(noise.dummy.total)
+            ),
         );
     }
     let unjudged = noise.unjudged_injections;
     if unjudged.count > 0 {
-        let level = if unjudged.share.unwrap_or(0.0) > 0.05 { Level::Serious } else { Level::Caution };
+        let level = if unjudged.share.unwrap_or(0.0) > 0.05 {
+            Level::Serious
+        } else {
+            Level::Caution
+        };
         list.push(
             level,
             "Unjudged runs",
@@ -169,7 +185,11 @@ fn sampling(a: &Analysis, data: &CampaignData, list: &mut List) {
     {
         let place = row.symbol.clone().unwrap_or_else(|| row.rip.to_string());
         list.push(
-            if share > 0.4 { Level::Serious } else { Level::Caution },
+            if share > 0.4 {
+                Level::Serious
+            } else {
+                Level::Caution
+            },
             "Flips concentrate on one instruction",
             format!(
                 "{} of {} flips ({} %) hit {place}. The moments are uniform in time, so this is \
@@ -198,14 +218,22 @@ fn sampling(a: &Analysis, data: &CampaignData, list: &mut List) {
 
 fn completeness(a: &Analysis, list: &mut List) {
     let injections = |name: &str| {
-        a.runs.iter().filter(|r| r.kind == RunKind::Injection && r.disposition == name).count()
-            as u64
+        a.runs
+            .iter()
+            .filter(|r| r.kind == RunKind::Injection && r.disposition == name)
+            .count() as u64
     };
     let (not_fired, planned) = (injections("not_fired"), a.headline.injections);
     let share = not_fired as f64 / planned.max(1) as f64;
     if not_fired > 0 {
         list.push(
-            if share > 0.2 { Level::Serious } else if share > 0.05 { Level::Caution } else { Level::Note },
+            if share > 0.2 {
+                Level::Serious
+            } else if share > 0.05 {
+                Level::Caution
+            } else {
+                Level::Note
+            },
             "Injections that did not fire",
             format!(
                 "{not_fired} of {planned}. Shares are of those that fired; moments at which the \
@@ -218,7 +246,10 @@ fn completeness(a: &Analysis, list: &mut List) {
         list.push(
             Level::Caution,
             "Invalid runs",
-            format!("{} left out for what preceded the flip; see the run list.", runs(invalid)),
+            format!(
+                "{} left out for what preceded the flip; see the run list.",
+                runs(invalid)
+            ),
         );
     }
     let errors = a.dispositions.total_of("harness_error");
@@ -251,13 +282,21 @@ fn completeness(a: &Analysis, list: &mut List) {
 fn provenance(a: &Analysis, data: &CampaignData, list: &mut List) {
     let judged = data.results.iter().filter(|r| r.harness_error.is_none());
     let without_band = judged
-        .filter(|r| r.observations.services.iter().any(|s| s.golden_band.is_none()))
+        .filter(|r| {
+            r.observations
+                .services
+                .iter()
+                .any(|s| s.golden_band.is_none())
+        })
         .count();
     if without_band > 0 {
         list.push(
             Level::Note,
             "No golden band",
-            format!("{} without one: a degraded service was not looked for.", runs(without_band as u64)),
+            format!(
+                "{} without one: a degraded service was not looked for.",
+                runs(without_band as u64)
+            ),
         );
     }
     if let Some(qemu) = &a.manifest.qemu_version {

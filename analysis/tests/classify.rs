@@ -21,9 +21,12 @@ fn read_records() -> BTreeMap<String, RunRecord> {
         .map(|entry| {
             let path = entry.unwrap().path();
             let text = fs::read_to_string(&path).unwrap();
-            let record = serde_json::from_str(&text)
-                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-            (path.file_stem().unwrap().to_str().unwrap().to_owned(), record)
+            let record =
+                serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            (
+                path.file_stem().unwrap().to_str().unwrap().to_owned(),
+                record,
+            )
         })
         .collect()
 }
@@ -57,11 +60,20 @@ fn in_words(outcome: &Outcome) -> String {
         }
     }
     if let (Some(host), Some(b)) = (outcome.host, outcome.blast_radius) {
-        let hit: Vec<_> = [(b.target, "target"), (b.bystanders, "bystanders"), (b.host, "host")]
-            .into_iter()
-            .filter_map(|(hit, name)| hit.then_some(name))
-            .collect();
-        let _ = write!(out, "\n    host {}, failed: {}", host.label(), hit.join(" "));
+        let hit: Vec<_> = [
+            (b.target, "target"),
+            (b.bystanders, "bystanders"),
+            (b.host, "host"),
+        ]
+        .into_iter()
+        .filter_map(|(hit, name)| hit.then_some(name))
+        .collect();
+        let _ = write!(
+            out,
+            "\n    host {}, failed: {}",
+            host.label(),
+            hit.join(" ")
+        );
     }
     out
 }
@@ -80,17 +92,36 @@ fn every_label_host_state_and_disposition_is_in_the_recorded_runs() {
     let outcomes: Vec<_> = records().values().map(classify).collect();
     for mode in FailureMode::ALL {
         assert!(
-            outcomes.iter().flat_map(|o| &o.services).any(|s| s.primary == *mode),
+            outcomes
+                .iter()
+                .flat_map(|o| &o.services)
+                .any(|s| s.primary == *mode),
             "no record is {mode}"
         );
     }
-    for host in [HostOutcome::Responsive, HostOutcome::Unresponsive, HostOutcome::Crashed] {
-        assert!(outcomes.iter().any(|o| o.host == Some(host)), "no record has {host:?}");
+    for host in [
+        HostOutcome::Responsive,
+        HostOutcome::Unresponsive,
+        HostOutcome::Crashed,
+    ] {
+        assert!(
+            outcomes.iter().any(|o| o.host == Some(host)),
+            "no record has {host:?}"
+        );
     }
-    for label in
-        ["golden", "dummy", "fired", "not_fired", "invalid", "harness_error", "unjudged"]
-    {
-        assert!(outcomes.iter().any(|o| o.disposition.label() == label), "no record is {label}");
+    for label in [
+        "golden",
+        "dummy",
+        "fired",
+        "not_fired",
+        "invalid",
+        "harness_error",
+        "unjudged",
+    ] {
+        assert!(
+            outcomes.iter().any(|o| o.disposition.label() == label),
+            "no record is {label}"
+        );
     }
 }
 
@@ -103,7 +134,11 @@ fn the_same_after_a_round_trip_through_json() {
         assert_eq!(again, *record, "{name}");
         assert_eq!(classify(&again), outcome, "{name}");
         let text = serde_json::to_string(&outcome).unwrap();
-        assert_eq!(serde_json::from_str::<Outcome>(&text).unwrap(), outcome, "{name}");
+        assert_eq!(
+            serde_json::from_str::<Outcome>(&text).unwrap(),
+            outcome,
+            "{name}"
+        );
     }
 }
 
@@ -119,7 +154,13 @@ fn a_harness_error_never_hides_a_flip() {
         }
         record.harness_error = Some("lost".to_owned());
         let after = classify(&record).disposition;
-        assert_eq!(after, Disposition::Unjudged { reason: "lost".to_owned() }, "{name}");
+        assert_eq!(
+            after,
+            Disposition::Unjudged {
+                reason: "lost".to_owned()
+            },
+            "{name}"
+        );
     }
 }
 
@@ -132,7 +173,11 @@ fn effects_never_make_a_run_invalid() {
     for (name, other) in records {
         let mut mixed = clean.clone();
         mixed.observations = other.observations.clone();
-        for (s, before) in mixed.observations.services.iter_mut().zip(&clean.observations.services)
+        for (s, before) in mixed
+            .observations
+            .services
+            .iter_mut()
+            .zip(&clean.observations.services)
         {
             s.before_flip = before.before_flip.clone();
         }

@@ -52,12 +52,23 @@ fn a_fired_run(lines: &[String]) -> (RunId, usize, usize) {
 }
 
 fn orphan(data: &CampaignData, run: RunId) -> &Fate {
-    &data.orphans.iter().find(|o| o.run == run).expect("an orphan").fate
+    &data
+        .orphans
+        .iter()
+        .find(|o| o.run == run)
+        .expect("an orphan")
+        .fate
 }
 
 fn disposition(data: &CampaignData, run: RunId) -> String {
     let analysis = analyse(data);
-    analysis.runs.iter().find(|r| r.id == run).unwrap().disposition.to_owned()
+    analysis
+        .runs
+        .iter()
+        .find(|r| r.id == run)
+        .unwrap()
+        .disposition
+        .to_owned()
 }
 
 #[test]
@@ -67,10 +78,17 @@ fn planned_is_the_sum_of_all_dispositions() {
     assert_eq!(sum, analysis.dispositions.planned.total());
     assert_eq!(sum, analysis.headline.planned);
     let primaries: u64 = analysis.outcomes.rows.iter().map(|r| r.target.count).sum();
-    assert_eq!(primaries + analysis.outcomes.unjudged, analysis.outcomes.total);
-    let shares: f64 =
-        analysis.outcomes.rows.iter().filter_map(|r| r.target.share).sum::<f64>()
-            + analysis.outcomes.unjudged as f64 / analysis.outcomes.total as f64;
+    assert_eq!(
+        primaries + analysis.outcomes.unjudged,
+        analysis.outcomes.total
+    );
+    let shares: f64 = analysis
+        .outcomes
+        .rows
+        .iter()
+        .filter_map(|r| r.target.share)
+        .sum::<f64>()
+        + analysis.outcomes.unjudged as f64 / analysis.outcomes.total as f64;
     assert!((shares - 1.0).abs() < 1e-12, "{shares}");
 }
 
@@ -80,7 +98,9 @@ fn a_killed_writer_at_any_byte_leaves_a_journal_that_reads() {
     let dir = with_journal(|_| ());
     let planned = load(dir.path()).unwrap().plan.runs.len();
     // Every cut in the first lines, then samples.
-    let cuts = (0..4000).step_by(53).chain((4000..whole.len()).step_by(7001));
+    let cuts = (0..4000)
+        .step_by(53)
+        .chain((4000..whole.len()).step_by(7001));
     for cut in cuts {
         fs::write(dir.path().join("journal.jsonl"), &whole[..cut]).unwrap();
         let data = load(dir.path()).unwrap_or_else(|e| panic!("cut at {cut}: {e}"));
@@ -97,7 +117,10 @@ fn a_killed_writer_at_any_byte_leaves_a_journal_that_reads() {
 fn a_malformed_middle_line_is_an_error_that_names_it() {
     let dir = with_journal(|lines| lines[6] = "{\"kind\":\"intent\"\n".to_owned());
     let error = load(dir.path()).unwrap_err();
-    assert!(matches!(error, AnalysisError::JournalLine { line: 7, .. }), "{error}");
+    assert!(
+        matches!(error, AnalysisError::JournalLine { line: 7, .. }),
+        "{error}"
+    );
     assert!(error.to_string().contains("journal.jsonl:7"), "{error}");
 }
 
@@ -108,8 +131,11 @@ fn missing_and_foreign_files_are_named() {
     assert!(error.contains("manifest.json"), "{error}");
     let dir = with_journal(|_| ());
     let text = fs::read_to_string(dir.path().join("manifest.json")).unwrap();
-    fs::write(dir.path().join("manifest.json"), text.replacen("\"format\": 1", "\"format\": 9", 1))
-        .unwrap();
+    fs::write(
+        dir.path().join("manifest.json"),
+        text.replacen("\"format\": 1", "\"format\": 9", 1),
+    )
+    .unwrap();
     let error = load(dir.path()).unwrap_err().to_string();
     assert!(error.contains("manifest.json has format 9"), "{error}");
 }
@@ -148,16 +174,29 @@ fn a_fired_run_is_never_replaced() {
     let dir = with_journal(|lines| {
         let (id, _, result) = a_fired_run(lines);
         run = id;
-        let JournalLine::Result { run, mut record, outcome } = parse(&lines[result]) else {
+        let JournalLine::Result {
+            run,
+            mut record,
+            outcome,
+        } = parse(&lines[result])
+        else {
             unreachable!()
         };
         record.attempt = 2;
-        lines[result] = text(&JournalLine::Result { run, record, outcome });
+        lines[result] = text(&JournalLine::Result {
+            run,
+            record,
+            outcome,
+        });
     });
     let data = load(dir.path()).unwrap();
     assert!(matches!(orphan(&data, run), Fate::Fired(_)));
     assert_eq!(disposition(&data, run), "unjudged");
-    assert!(data.notes.iter().any(|n| n.contains("never replaced")), "{:?}", data.notes);
+    assert!(
+        data.notes.iter().any(|n| n.contains("never replaced")),
+        "{:?}",
+        data.notes
+    );
 }
 
 #[test]
@@ -166,14 +205,27 @@ fn an_attempt_that_cannot_have_fired_is_replaced() {
     let dir = with_journal(|lines| {
         let (id, fired, result) = a_fired_run(lines);
         run = id;
-        let JournalLine::Result { run, mut record, outcome } = parse(&lines[result]) else {
+        let JournalLine::Result {
+            run,
+            mut record,
+            outcome,
+        } = parse(&lines[result])
+        else {
             unreachable!()
         };
         record.attempt = 2;
         let at = record.started_at.clone();
-        lines[result] = text(&JournalLine::Result { run, record, outcome });
-        lines[fired] =
-            text(&JournalLine::Unfired { run, attempt: 1, at, reason: "no QEMU".to_owned() });
+        lines[result] = text(&JournalLine::Result {
+            run,
+            record,
+            outcome,
+        });
+        lines[fired] = text(&JournalLine::Unfired {
+            run,
+            attempt: 1,
+            at,
+            reason: "no QEMU".to_owned(),
+        });
     });
     let data = load(dir.path()).unwrap();
     assert_eq!(disposition(&data, run), "fired");
@@ -188,7 +240,12 @@ fn an_attempt_that_failed_before_arming_and_was_not_repeated_is_a_harness_error(
         run = id;
         lines.remove(result);
         let reason = "no QEMU".to_owned();
-        lines[fired] = text(&JournalLine::Unfired { run, attempt: 1, at: String::new(), reason });
+        lines[fired] = text(&JournalLine::Unfired {
+            run,
+            attempt: 1,
+            at: String::new(),
+            reason,
+        });
     });
     let data = load(dir.path()).unwrap();
     assert_eq!(disposition(&data, run), "harness_error");

@@ -12,7 +12,10 @@ fn analysis() -> Analysis {
 fn text() {
     let text = render_text(&analysis());
     for line in text.lines() {
-        assert!(line.chars().count() <= usize::from(TEXT_WIDTH), "too wide: {line}");
+        assert!(
+            line.chars().count() <= usize::from(TEXT_WIDTH),
+            "too wide: {line}"
+        );
         assert!(!line.contains('\u{1b}'), "coloured: {line}");
     }
     insta::assert_snapshot!("text", text);
@@ -45,7 +48,11 @@ fn the_page_is_whole_and_needs_no_network() {
     for what in ["http://", "https://", "url(", "@import", "<link", "src="] {
         assert!(!outside.contains(what), "{what}");
     }
-    let failed: Vec<_> = analysis.runs.iter().filter(|r| r.failed() == Some(true)).collect();
+    let failed: Vec<_> = analysis
+        .runs
+        .iter()
+        .filter(|r| r.failed() == Some(true))
+        .collect();
     assert!(failed.len() >= 5);
     for run in &analysis.runs {
         let link = format!("href=\"../runs/{}/\"", run.id);
@@ -63,7 +70,11 @@ fn the_page_is_whole_and_needs_no_network() {
 fn what_a_broken_server_answered_cannot_break_the_page() {
     let mut analysis = analysis();
     let hostile = "</pre><script>alert(1)</script>\u{0}&\"'";
-    let run = analysis.runs.iter_mut().find(|r| r.first_wrong.is_some()).unwrap();
+    let run = analysis
+        .runs
+        .iter_mut()
+        .find(|r| r.first_wrong.is_some())
+        .unwrap();
     run.rip_symbol = Some(hostile.to_owned());
     let wrong = run.first_wrong.as_mut().unwrap();
     wrong.excerpt = Some(hostile.to_owned());

@@ -91,10 +91,7 @@ fn invalid_reason(record: &RunRecord) -> Option<String> {
             for (verdict, count) in &service.before_flip {
                 if *count > 0 && !matches!(verdict, Verdict::Correct | Verdict::Unfinished) {
                     let what = verdict_words(*verdict);
-                    reasons.push(format!(
-                        "{}: {count} {what} before the flip",
-                        service.guest
-                    ));
+                    reasons.push(format!("{}: {count} {what} before the flip", service.guest));
                 }
             }
         }
@@ -117,10 +114,20 @@ fn invalid_reason(record: &RunRecord) -> Option<String> {
 /// Where Xen's record differs from the fault that was asked for. A record
 /// without registers cannot be checked and is no reason here.
 fn wrong_flip(fault: &Fault, injection: &InjectionRecord, dummy: bool) -> Option<String> {
-    let Location::VcpuRegister { domain, vcpu, register } = &fault.location;
+    let Location::VcpuRegister {
+        domain,
+        vcpu,
+        register,
+    } = &fault.location;
     if injection.dummy != dummy {
-        let (was, asked) = if dummy { ("a flip", "none") } else { ("no flip", "one") };
-        return Some(format!("the injection was armed with {was}, the plan asks for {asked}"));
+        let (was, asked) = if dummy {
+            ("a flip", "none")
+        } else {
+            ("no flip", "one")
+        };
+        return Some(format!(
+            "the injection was armed with {was}, the plan asks for {asked}"
+        ));
     }
     if (&injection.domain, injection.vcpu, injection.register) != (domain, *vcpu, *register) {
         return Some(format!(
@@ -131,7 +138,11 @@ fn wrong_flip(fault: &Fault, injection: &InjectionRecord, dummy: bool) -> Option
     }
     let flip = injection.flip.as_ref()?;
     let before = flip.before.get(register)?.0;
-    let asked = if dummy { 0 } else { fault.op.apply(before, fault.mask.0) ^ before };
+    let asked = if dummy {
+        0
+    } else {
+        fault.op.apply(before, fault.mask.0) ^ before
+    };
     let changed = injection.changed_bits();
     let as_asked = match changed.as_slice() {
         [] => asked == 0,
@@ -144,8 +155,10 @@ fn wrong_flip(fault: &Fault, injection: &InjectionRecord, dummy: bool) -> Option
     let seen = match changed.as_slice() {
         [] => "nothing".to_owned(),
         list => {
-            let words: Vec<_> =
-                list.iter().map(|(r, bits)| format!("{r} by {}", Hex64(*bits))).collect();
+            let words: Vec<_> = list
+                .iter()
+                .map(|(r, bits)| format!("{r} by {}", Hex64(*bits)))
+                .collect();
             words.join(", ")
         }
     };
@@ -190,11 +203,18 @@ fn nothing_to_judge_by(record: &RunRecord) -> Option<String> {
     if seen.flip_ns.is_none() {
         return Some("the moment that divides the answers is unknown".to_owned());
     }
-    let mut cut_off: Vec<&str> =
-        seen.services.iter().filter(|s| s.log_cut_off).map(|s| s.guest.as_str()).collect();
+    let mut cut_off: Vec<&str> = seen
+        .services
+        .iter()
+        .filter(|s| s.log_cut_off)
+        .map(|s| s.guest.as_str())
+        .collect();
     if !cut_off.is_empty() {
         cut_off.sort_unstable();
-        return Some(format!("the load driver's log was cut off ({})", cut_off.join(", ")));
+        return Some(format!(
+            "the load driver's log was cut off ({})",
+            cut_off.join(", ")
+        ));
     }
     if host_outcome(&seen.host) == HostOutcome::Crashed {
         return None;
@@ -209,7 +229,10 @@ fn nothing_to_judge_by(record: &RunRecord) -> Option<String> {
         return None;
     }
     silent.sort_unstable();
-    Some(format!("no request was made after the flip ({})", silent.join(", ")))
+    Some(format!(
+        "no request was made after the flip ({})",
+        silent.join(", ")
+    ))
 }
 
 fn verdict_words(verdict: Verdict) -> &'static str {

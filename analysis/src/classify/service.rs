@@ -71,7 +71,11 @@ pub(super) fn judge(service: &ServiceObservation, all: &Observations) -> Service
             sub(outside);
         }
     }
-    if all.host.domains.iter().any(|d| d.name == service.guest && d.state == DomainState::Crashed)
+    if all
+        .host
+        .domains
+        .iter()
+        .any(|d| d.name == service.guest && d.state == DomainState::Crashed)
     {
         sub("domain_crashed");
     }
@@ -129,7 +133,11 @@ fn silence(service: &ServiceObservation, all: &Observations) -> Option<Silence> 
     if service.probes_sent > 0 && service.probes_answered == 0 {
         return Some(Silence::ForEver);
     }
-    let unanswered = service.after_flip.get(&Verdict::ClientTimeout).copied().unwrap_or(0);
+    let unanswered = service
+        .after_flip
+        .get(&Verdict::ClientTimeout)
+        .copied()
+        .unwrap_or(0);
     if unanswered == 0 {
         return None;
     }
@@ -179,9 +187,7 @@ fn after_flip<'a>(
 ) -> impl Iterator<Item = &'a RequestRecord> {
     let flip = all.flip_ns.unwrap_or(0);
     service.not_right.iter().filter(move |r| {
-        !r.probe
-            && r.end_ns >= flip
-            && !matches!(r.verdict, Verdict::Correct | Verdict::Unfinished)
+        !r.probe && r.end_ns >= flip && !matches!(r.verdict, Verdict::Correct | Verdict::Unfinished)
     })
 }
 

@@ -8,8 +8,7 @@ use crate::stats::Share;
 use crate::tables::window_words;
 
 const MARK: &str = "class=\"xf-mark\" fill=\"#9b3b08\"";
-const RING: &str =
-    "class=\"xf-ring\" fill=\"#fcfcfa\" stroke=\"#5d6872\" stroke-width=\"1.6\"";
+const RING: &str = "class=\"xf-ring\" fill=\"#fcfcfa\" stroke=\"#5d6872\" stroke-width=\"1.6\"";
 const WHISKER: &str =
     "class=\"xf-whisker\" stroke=\"#c9690c\" stroke-width=\"2.4\" stroke-linecap=\"round\"";
 const WHISKER2: &str =
@@ -27,7 +26,10 @@ impl Whisker<'_> {
     fn draw(&self, svg: &mut Svg, left: f64, y: f64, scale: f64) {
         let share = self.share;
         let Some(value) = share.share else { return };
-        let (lo, hi) = (left + scale * share.interval.lo, left + scale * share.interval.hi);
+        let (lo, hi) = (
+            left + scale * share.interval.lo,
+            left + scale * share.interval.hi,
+        );
         let title = escape(&format!(
             "{}: {} of {}, {}",
             self.what,
@@ -35,18 +37,26 @@ impl Whisker<'_> {
             share.total,
             share_words(share)
         ));
-        let (line, dot, radius) =
-            if self.target { (WHISKER, MARK, 4.0) } else { (WHISKER2, RING, 3.2) };
+        let (line, dot, radius) = if self.target {
+            (WHISKER, MARK, 4.0)
+        } else {
+            (WHISKER2, RING, 3.2)
+        };
         svg.raw(format_args!("<g><title>{title}</title>"));
         svg.line(lo, y, hi, y, line);
         let x = left + scale * value;
-        svg.raw(format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\" {dot}/></g>"));
+        svg.raw(format_args!(
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\" {dot}/></g>"
+        ));
     }
 }
 
 /// Where an axis for shares up to `most` ends: a round share not below it.
 fn axis_end(most: f64) -> f64 {
-    [0.01, 0.02, 0.04, 0.1, 0.2, 0.4, 0.6].into_iter().find(|end| *end >= most).unwrap_or(1.0)
+    [0.01, 0.02, 0.04, 0.1, 0.2, 0.4, 0.6]
+        .into_iter()
+        .find(|end| *end >= most)
+        .unwrap_or(1.0)
 }
 
 pub(super) fn outcomes(a: &Analysis) -> Figure {
@@ -62,16 +72,36 @@ pub(super) fn outcomes(a: &Analysis) -> Figure {
     let mut svg = Svg::new(left + width + 86.0, top + height + 64.0);
     svg.percent_axis(left, width, top, height, end);
     // Key, and heads of the counts at the right.
-    svg.raw(format_args!("<circle cx=\"{:.1}\" cy=\"9\" r=\"4\" {MARK}/>", left + 4.0));
+    svg.raw(format_args!(
+        "<circle cx=\"{:.1}\" cy=\"9\" r=\"4\" {MARK}/>",
+        left + 4.0
+    ));
     svg.text(left + 13.0, 13.0, 11.0, Anchor::Start, INK, "target");
-    svg.raw(format_args!("<circle cx=\"{:.1}\" cy=\"9\" r=\"3.2\" {RING}/>", left + 68.0));
+    svg.raw(format_args!(
+        "<circle cx=\"{:.1}\" cy=\"9\" r=\"3.2\" {RING}/>",
+        left + 68.0
+    ));
     svg.text(left + 77.0, 13.0, 11.0, Anchor::Start, INK, "bystander");
     svg.text(left + width + 46.0, 13.0, 11.0, Anchor::End, MUTE, "target");
     svg.text(left + width + 84.0, 13.0, 11.0, Anchor::End, MUTE, "byst.");
     let counts = |svg: &mut Svg, y: f64, target: &Share, bystander: &Share| {
         let x = left + width;
-        svg.text(x + 46.0, y, 12.0, Anchor::End, INK, &target.count.to_string());
-        svg.text(x + 84.0, y, 12.0, Anchor::End, MUTE, &bystander.count.to_string());
+        svg.text(
+            x + 46.0,
+            y,
+            12.0,
+            Anchor::End,
+            INK,
+            &target.count.to_string(),
+        );
+        svg.text(
+            x + 84.0,
+            y,
+            12.0,
+            Anchor::End,
+            MUTE,
+            &bystander.count.to_string(),
+        );
     };
     for (i, row) in failures.iter().enumerate() {
         let y = top + row_h * (i as f64 + 0.5);
@@ -79,7 +109,12 @@ pub(super) fn outcomes(a: &Analysis) -> Figure {
         for (share, target, dy) in [(&row.target, true, -5.5), (&row.bystander, false, 5.5)] {
             let who = if target { "target" } else { "bystander" };
             let what = format!("{who}, {}", row.mode);
-            Whisker { share, target, what }.draw(&mut svg, left, y + dy, width / end);
+            Whisker {
+                share,
+                target,
+                what,
+            }
+            .draw(&mut svg, left, y + dy, width / end);
         }
         counts(&mut svg, y + 4.0, &row.target, &row.bystander);
     }
@@ -122,7 +157,14 @@ pub(super) fn registers(a: &Analysis) -> Figure {
         svg.code(left - 10.0, y + 4.0, 12.0, Anchor::End, row.register.name());
         if let Some(share) = row.failed.share.filter(|s| *s > 0.0) {
             let paint = format!("class=\"xf-s2\" fill=\"{}\"", SCALE[2]);
-            svg.rect(left, y - 6.0, width * share, 12.0, &paint, &share_words(&row.failed));
+            svg.rect(
+                left,
+                y - 6.0,
+                width * share,
+                12.0,
+                &paint,
+                &share_words(&row.failed),
+            );
         }
         let i = row.failed.interval;
         let ink = "class=\"xf-line\" stroke=\"#5d6872\" stroke-width=\"1.2\"";
@@ -156,8 +198,18 @@ pub(super) fn rip(a: &Analysis) -> Figure {
         let name = row.symbol.clone().unwrap_or_else(|| row.rip.to_string());
         svg.code(left - 10.0, y + 4.0, 11.5, Anchor::End, &shorten(&name));
         let w = width * row.runs as f64 / most;
-        let what = format!("{} ({}): {} flips, {} failed", name, row.rip, row.runs, row.failed);
-        svg.rect(left, y - 6.0, w, 12.0, "class=\"xf-bar\" fill=\"#b9c0c6\"", &what);
+        let what = format!(
+            "{} ({}): {} flips, {} failed",
+            name, row.rip, row.runs, row.failed
+        );
+        svg.rect(
+            left,
+            y - 6.0,
+            w,
+            12.0,
+            "class=\"xf-bar\" fill=\"#b9c0c6\"",
+            &what,
+        );
         let failed = width * row.failed as f64 / most;
         if row.failed > 0 {
             let paint = format!("class=\"xf-s3\" fill=\"{}\"", SCALE[3]);

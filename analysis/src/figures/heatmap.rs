@@ -14,8 +14,12 @@ const TOP: f64 = 26.0;
 const BITS: u32 = 64;
 
 pub(super) fn heatmap(a: &Analysis) -> Figure {
-    let cells: BTreeMap<(Register, u32), BitCell> =
-        a.registers.cells.iter().map(|c| ((c.register, c.bit), *c)).collect();
+    let cells: BTreeMap<(Register, u32), BitCell> = a
+        .registers
+        .cells
+        .iter()
+        .map(|c| ((c.register, c.bit), *c))
+        .collect();
     // Registers that were planned appear even when nothing fired in them.
     let registers: BTreeSet<Register> = a.runs.iter().filter_map(|r| r.register).collect();
     let grid_w = CELL_W * f64::from(BITS);
@@ -24,11 +28,25 @@ pub(super) fn heatmap(a: &Analysis) -> Figure {
 
     for bit in (0..BITS).step_by(8) {
         let x = LEFT + CELL_W * f64::from(bit);
-        svg.text(x + CELL_W / 2.0, TOP - 8.0, 11.0, Anchor::Middle, MUTE, &bit.to_string());
+        svg.text(
+            x + CELL_W / 2.0,
+            TOP - 8.0,
+            11.0,
+            Anchor::Middle,
+            MUTE,
+            &bit.to_string(),
+        );
         svg.line(x - 0.5, TOP - 3.0, x - 0.5, TOP + grid_h, RULE);
     }
     svg.text(LEFT - 8.0, TOP - 8.0, 11.0, Anchor::End, MUTE, "bit");
-    svg.text(LEFT + grid_w + 60.0, TOP - 8.0, 11.0, Anchor::End, MUTE, "failed/fired");
+    svg.text(
+        LEFT + grid_w + 60.0,
+        TOP - 8.0,
+        11.0,
+        Anchor::End,
+        MUTE,
+        "failed/fired",
+    );
 
     for (row, register) in registers.iter().enumerate() {
         let y = TOP + CELL_H * row as f64;
@@ -53,7 +71,14 @@ pub(super) fn heatmap(a: &Analysis) -> Figure {
         }
         if let Some(r) = a.registers.rows.iter().find(|r| r.register == *register) {
             let total = format!("{}/{}", r.failed.count, r.failed.total);
-            svg.text(LEFT + grid_w + 60.0, y + 12.5, 11.0, Anchor::End, INK, &total);
+            svg.text(
+                LEFT + grid_w + 60.0,
+                y + 12.5,
+                11.0,
+                Anchor::End,
+                INK,
+                &total,
+            );
         }
     }
     legend(&mut svg, TOP + grid_h + 24.0);
@@ -77,7 +102,11 @@ fn draw_cell(svg: &mut Svg, x: f64, y: f64, cell: &BitCell) {
         cell.bit,
         cell.failed,
         cell.runs,
-        if cell.unjudged > 0 { format!(", {} unjudged", cell.unjudged) } else { String::new() }
+        if cell.unjudged > 0 {
+            format!(", {} unjudged", cell.unjudged)
+        } else {
+            String::new()
+        }
     );
     let (w, h) = (CELL_W - 1.0, CELL_H - 1.0);
     let (tx, ty) = (x + w / 2.0, y + 11.5);
@@ -87,7 +116,14 @@ fn draw_cell(svg: &mut Svg, x: f64, y: f64, cell: &BitCell) {
         return;
     }
     let level = step(cell.failed as f64 / judged as f64);
-    svg.rect(x, y, w, h, &format!("class=\"xf-s{level}\" fill=\"{}\"", SCALE[level]), &what);
+    svg.rect(
+        x,
+        y,
+        w,
+        h,
+        &format!("class=\"xf-s{level}\" fill=\"{}\"", SCALE[level]),
+        &what,
+    );
     if cell.runs > 1 {
         let ink = if level >= 3 { "#ffffff" } else { "#1d2125" };
         let paint = format!("class=\"xf-n{level}\" fill=\"{ink}\" pointer-events=\"none\"");
@@ -98,7 +134,14 @@ fn draw_cell(svg: &mut Svg, x: f64, y: f64, cell: &BitCell) {
 
 fn legend(svg: &mut Svg, y: f64) {
     let mut x = LEFT;
-    let words = ["none failed", "to 20 %", "to 40 %", "to 60 %", "to 80 %", "to all failed"];
+    let words = [
+        "none failed",
+        "to 20 %",
+        "to 40 %",
+        "to 60 %",
+        "to 80 %",
+        "to all failed",
+    ];
     for (level, words) in words.iter().enumerate() {
         let paint = format!("class=\"xf-s{level}\" fill=\"{}\"", SCALE[level]);
         svg.rect(x, y - 10.0, 13.0, 13.0, &paint, words);
@@ -106,10 +149,20 @@ fn legend(svg: &mut Svg, y: f64) {
         x += if level == 0 { 92.0 } else { 74.0 };
     }
     x += 24.0;
-    svg.raw(format_args!("<path {DOT} d=\"M{x:.1} {:.1}h2v2h-2z\"/>", y - 5.0));
+    svg.raw(format_args!(
+        "<path {DOT} d=\"M{x:.1} {:.1}h2v2h-2z\"/>",
+        y - 5.0
+    ));
     svg.text(x + 10.0, y, 11.0, Anchor::Start, MUTE, "no run");
     x += 66.0;
-    svg.rect(x, y - 10.0, 13.0, 13.0, &format!("fill=\"none\" {RULE}"), "not judged");
+    svg.rect(
+        x,
+        y - 10.0,
+        13.0,
+        13.0,
+        &format!("fill=\"none\" {RULE}"),
+        "not judged",
+    );
     svg.text(x + 6.5, y, 9.0, Anchor::Middle, MUTE, "?");
     svg.text(x + 18.0, y, 11.0, Anchor::Start, MUTE, "not judged");
 }

@@ -9,12 +9,17 @@ pub(super) const RULE: &str = "class=\"xf-rule\" stroke=\"#dcdedb\"";
 pub(super) const DOT: &str = "class=\"xf-dot\" fill=\"#cdd0cc\"";
 
 /// The steps of the share scale on light paper, from none to all.
-pub(super) const SCALE: [&str; 6] =
-    ["#ede8d6", "#e9ca89", "#df9b44", "#c9690c", "#9b3b08", "#5e1b10"];
+pub(super) const SCALE: [&str; 6] = [
+    "#ede8d6", "#e9ca89", "#df9b44", "#c9690c", "#9b3b08", "#5e1b10",
+];
 
 /// The step of a share: none, then fifths.
 pub(super) fn step(share: f64) -> usize {
-    if share <= 0.0 { 0 } else { ((share * 5.0).ceil() as usize).clamp(1, 5) }
+    if share <= 0.0 {
+        0
+    } else {
+        ((share * 5.0).ceil() as usize).clamp(1, 5)
+    }
 }
 
 pub(super) struct Svg {
@@ -32,7 +37,11 @@ pub(super) enum Anchor {
 
 impl Svg {
     pub(super) fn new(width: f64, height: f64) -> Svg {
-        Svg { body: String::new(), width, height }
+        Svg {
+            body: String::new(),
+            width,
+            height,
+        }
     }
 
     pub(super) fn raw(&mut self, text: impl Display) {
@@ -40,14 +49,30 @@ impl Svg {
     }
 
     /// Text at its baseline; `paint` is one of the constants above.
-    pub(super) fn text(&mut self, x: f64, y: f64, size: f64, anchor: Anchor, paint: &str, text: &str) {
+    pub(super) fn text(
+        &mut self,
+        x: f64,
+        y: f64,
+        size: f64,
+        anchor: Anchor,
+        paint: &str,
+        text: &str,
+    ) {
         self.labelled(x, y, size, anchor, paint, text, "");
     }
 
     /// A name from a program.
     pub(super) fn code(&mut self, x: f64, y: f64, size: f64, anchor: Anchor, text: &str) {
         let paint = "class=\"xf-code xf-ink\" fill=\"#1d2125\"";
-        self.labelled(x, y, size, anchor, paint, text, " font-family=\"monospace\"");
+        self.labelled(
+            x,
+            y,
+            size,
+            anchor,
+            paint,
+            text,
+            " font-family=\"monospace\"",
+        );
     }
 
     #[expect(clippy::too_many_arguments, reason = "the two callers above name them")]
@@ -88,14 +113,7 @@ impl Svg {
 
     /// A line of ticks from 0 to `end`, a share, with rules over `height`
     /// above it.
-    pub(super) fn percent_axis(
-        &mut self,
-        left: f64,
-        width: f64,
-        top: f64,
-        height: f64,
-        end: f64,
-    ) {
+    pub(super) fn percent_axis(&mut self, left: f64, width: f64, top: f64, height: f64, end: f64) {
         for tick in 0..=4_u32 {
             let x = left + width * f64::from(tick) / 4.0;
             self.line(x, top, x, top + height, RULE);
@@ -140,6 +158,9 @@ mod tests {
 
     #[test]
     fn a_share_above_none_is_never_drawn_as_none() {
-        assert_eq!((step(0.0), step(0.001), step(0.2), step(0.21), step(1.0)), (0, 1, 1, 2, 5));
+        assert_eq!(
+            (step(0.0), step(0.001), step(0.2), step(0.21), step(1.0)),
+            (0, 1, 1, 2, 5)
+        );
     }
 }

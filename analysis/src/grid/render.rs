@@ -34,7 +34,10 @@ impl Grid {
         }
         // Names are not broken; words are.
         for (i, column) in self.columns.iter().enumerate() {
-            let code = self.rows.iter().any(|r| matches!(r.cells.get(i), Some(Cell::Code(_))));
+            let code = self
+                .rows
+                .iter()
+                .any(|r| matches!(r.cells.get(i), Some(Cell::Code(_))));
             if (code || column.numeric)
                 && let Some(column) = table.column_mut(i)
             {
@@ -58,8 +61,11 @@ impl Grid {
     pub fn to_markdown(&self) -> String {
         let escape = |t: &str| t.replace('\\', "\\\\").replace('|', "\\|");
         let heads: Vec<_> = self.columns.iter().map(|c| escape(&full_head(c))).collect();
-        let rules: Vec<_> =
-            self.columns.iter().map(|c| if c.numeric { "---:" } else { "---" }).collect();
+        let rules: Vec<_> = self
+            .columns
+            .iter()
+            .map(|c| if c.numeric { "---:" } else { "---" })
+            .collect();
         let mut out = format!(
             "**{}**\n\n| {} |\n| {} |\n",
             self.title,
@@ -94,10 +100,17 @@ impl Grid {
     /// # Errors
     /// [`AnalysisError::Serialise`].
     pub fn to_csv(&self) -> Result<String, AnalysisError> {
-        let failed = |reason: String| AnalysisError::Serialise { what: self.id.to_owned(), reason };
+        let failed = |reason: String| AnalysisError::Serialise {
+            what: self.id.to_owned(),
+            reason,
+        };
         let mut writer = csv::Writer::from_writer(Vec::new());
         let spans: Vec<bool> = (0..self.columns.len())
-            .map(|i| self.rows.iter().any(|r| matches!(r.cells.get(i), Some(Cell::Interval(..)))))
+            .map(|i| {
+                self.rows
+                    .iter()
+                    .any(|r| matches!(r.cells.get(i), Some(Cell::Interval(..))))
+            })
             .collect();
         let mut head = Vec::new();
         for (column, span) in self.columns.iter().zip(&spans) {
@@ -108,7 +121,9 @@ impl Grid {
                 head.push(column.key.clone());
             }
         }
-        writer.write_record(&head).map_err(|e| failed(e.to_string()))?;
+        writer
+            .write_record(&head)
+            .map_err(|e| failed(e.to_string()))?;
         for row in &self.rows {
             let mut record = Vec::new();
             for (cell, span) in row.cells.iter().zip(&spans) {
@@ -128,7 +143,9 @@ impl Grid {
                     }
                 }
             }
-            writer.write_record(&record).map_err(|e| failed(e.to_string()))?;
+            writer
+                .write_record(&record)
+                .map_err(|e| failed(e.to_string()))?;
         }
         let bytes = writer.into_inner().map_err(|e| failed(e.to_string()))?;
         String::from_utf8(bytes).map_err(|e| failed(e.to_string()))
@@ -136,7 +153,11 @@ impl Grid {
 
     /// LaTeX for the `booktabs` package.
     pub fn to_latex(&self) -> String {
-        let spec: String = self.columns.iter().map(|c| if c.numeric { 'r' } else { 'l' }).collect();
+        let spec: String = self
+            .columns
+            .iter()
+            .map(|c| if c.numeric { 'r' } else { 'l' })
+            .collect();
         let mut out = format!(
             "% {}; needs \\usepackage{{booktabs}}\n\\begin{{table}}\n  \\centering\n  \
              \\caption{{{}}}\n  \\label{{tab:xfi-{}}}\n  \\begin{{tabular}}{{{spec}}}\n    \
@@ -186,9 +207,10 @@ impl Grid {
             let group = self.columns[start].group;
             let length = match group {
                 None => 1,
-                Some(_) => {
-                    self.columns[start..].iter().take_while(|c| c.group == group).count()
-                }
+                Some(_) => self.columns[start..]
+                    .iter()
+                    .take_while(|c| c.group == group)
+                    .count(),
             };
             match group {
                 None => cells.push(String::new()),
@@ -204,7 +226,11 @@ impl Grid {
 }
 
 fn alignment(column: &Column) -> CellAlignment {
-    if column.numeric { CellAlignment::Right } else { CellAlignment::Left }
+    if column.numeric {
+        CellAlignment::Right
+    } else {
+        CellAlignment::Left
+    }
 }
 
 fn full_head(column: &Column) -> String {
@@ -260,7 +286,10 @@ mod tests {
 
     #[test]
     fn latex_escapes_what_tex_would_read() {
-        assert_eq!(latex(r"50 % of a_b & {c} \d"), r"50 \% of a\_b \& \{c\} \textbackslash{}d");
+        assert_eq!(
+            latex(r"50 % of a_b & {c} \d"),
+            r"50 \% of a\_b \& \{c\} \textbackslash{}d"
+        );
     }
 
     #[test]

@@ -120,8 +120,11 @@ pub(super) fn inv_beta_reg(a: f64, b: f64, p: f64) -> f64 {
         }
         let slope = kernel(a, b, x) / (x * (1.0 - x));
         let newton = x - error / slope;
-        let next =
-            if newton > low && newton < high { newton } else { f64::midpoint(low, high) };
+        let next = if newton > low && newton < high {
+            newton
+        } else {
+            f64::midpoint(low, high)
+        };
         if (next - x).abs() <= 1e-15 * x {
             return next;
         }
@@ -137,10 +140,19 @@ mod tests {
 
     #[test]
     fn agrees_with_statrs_where_that_converges() {
-        for (a, b) in [(0.3, 2.0), (1.0, 1.0), (5.0, 60.0), (120.0, 900.0), (2000.0, 3000.0)] {
+        for (a, b) in [
+            (0.3, 2.0),
+            (1.0, 1.0),
+            (5.0, 60.0),
+            (120.0, 900.0),
+            (2000.0, 3000.0),
+        ] {
             for x in [1e-6, 0.01, 0.1, 0.4, 0.5, 0.9] {
                 let (ours, theirs) = (beta_reg(a, b, x), beta::beta_reg(a, b, x));
-                assert!((ours - theirs).abs() < 1e-11, "I_{x}({a},{b}) {ours} {theirs}");
+                assert!(
+                    (ours - theirs).abs() < 1e-11,
+                    "I_{x}({a},{b}) {ours} {theirs}"
+                );
             }
         }
     }

@@ -45,10 +45,16 @@ pub(super) fn clopper_pearson_real(k: f64, n: f64, confidence: f64) -> Interval 
     // is 0 or 1.
     let open_end = || -(tail.ln() / n).exp_m1();
     if k <= 0.0 {
-        return Interval { lo: 0.0, hi: open_end() };
+        return Interval {
+            lo: 0.0,
+            hi: open_end(),
+        };
     }
     if k >= n {
-        return Interval { lo: 1.0 - open_end(), hi: 1.0 };
+        return Interval {
+            lo: 1.0 - open_end(),
+            hi: 1.0,
+        };
     }
     Interval {
         lo: inv_beta_reg(k, n - k + 1.0, tail),
@@ -115,8 +121,7 @@ mod tests {
     fn coverage_is_at_least_nominal() {
         // Exact, by summing the binomial distribution: no simulation needed.
         for n in [1_u64, 7, 40, 150] {
-            let intervals: Vec<_> =
-                (0..=n).map(|k| clopper_pearson(k, n, CONFIDENCE)).collect();
+            let intervals: Vec<_> = (0..=n).map(|k| clopper_pearson(k, n, CONFIDENCE)).collect();
             for step in 1..=100 {
                 let p = f64::from(step) / 200.0;
                 let mut mass = (1.0 - p).powi(n as i32);
@@ -127,7 +132,10 @@ mod tests {
                     }
                     mass *= (n - k) as f64 / (k + 1) as f64 * p / (1.0 - p);
                 }
-                assert!(covered >= CONFIDENCE - 1e-9, "n={n} p={p} covered={covered}");
+                assert!(
+                    covered >= CONFIDENCE - 1e-9,
+                    "n={n} p={p} covered={covered}"
+                );
             }
         }
     }

@@ -72,7 +72,10 @@ pub struct Robust {
 /// The share of `samples` that have the property.
 pub fn share(samples: &[Sample]) -> Share {
     let count = samples.iter().filter(|s| s.truth == Truth::Yes).count() as u64;
-    let unjudged = samples.iter().filter(|s| s.truth == Truth::Unjudged).count() as u64;
+    let unjudged = samples
+        .iter()
+        .filter(|s| s.truth == Truth::Unjudged)
+        .count() as u64;
     let low = Moments::of(samples, false);
     let high = Moments::of(samples, true);
     Share {
@@ -81,7 +84,10 @@ pub fn share(samples: &[Sample]) -> Share {
         unjudged,
         share: low.share(),
         share_if_unjudged: high.share(),
-        interval: Interval { lo: low.interval().lo, hi: high.interval().hi },
+        interval: Interval {
+            lo: low.interval().lo,
+            hi: high.interval().hi,
+        },
         weighted: low.weighted,
     }
 }
@@ -92,9 +98,15 @@ pub fn robust_share(samples: &[Sample]) -> Option<Robust> {
     let (low, clusters, design_effect) = clustered(samples, false)?;
     let (high, ..) = clustered(samples, true)?;
     let plain = share(samples).interval;
-    let interval =
-        Interval { lo: low.lo.min(plain.lo), hi: high.hi.max(plain.hi) };
-    Some(Robust { interval, design_effect, clusters })
+    let interval = Interval {
+        lo: low.lo.min(plain.lo),
+        hi: high.hi.max(plain.hi),
+    };
+    Some(Robust {
+        interval,
+        design_effect,
+        clusters,
+    })
 }
 
 /// Sums over samples with the unjudged counted one way.
@@ -146,16 +158,21 @@ impl Moments {
     }
 
     fn interval(&self) -> Interval {
-        let Some(p) = self.share() else { return Interval::NOTHING_KNOWN };
+        let Some(p) = self.share() else {
+            return Interval::NOTHING_KNOWN;
+        };
         if !self.weighted {
             return clopper_pearson_real(self.yes, self.n, CONFIDENCE);
         }
         // Linearised variance of Σwy/Σw: Σ w²(y-p)² / (Σw)².
-        let squares =
-            self.square_yes * (1.0 - p) * (1.0 - p) + self.square_no * p * p;
+        let squares = self.square_yes * (1.0 - p) * (1.0 - p) + self.square_no * p * p;
         let variance = squares / (self.weight * self.weight);
         let kish = self.weight * self.weight / (self.square_yes + self.square_no);
-        let n = if variance > 0.0 { (p * (1.0 - p) / variance).min(self.n) } else { kish };
+        let n = if variance > 0.0 {
+            (p * (1.0 - p) / variance).min(self.n)
+        } else {
+            kish
+        };
         clopper_pearson_real(p * n, n, CONFIDENCE)
     }
 }
@@ -186,8 +203,7 @@ fn clustered(samples: &[Sample], unjudged_as: bool) -> Option<(Interval, u32, Op
         return Some((moments.interval(), clusters, None));
     }
     let k = f64::from(clusters);
-    let variance =
-        k / (k - 1.0) * residual.values().map(|r| r * r).sum::<f64>() / (total * total);
+    let variance = k / (k - 1.0) * residual.values().map(|r| r * r).sum::<f64>() / (total * total);
     let n = moments.n;
     let design_effect = variance / (p * (1.0 - p) / n);
     let effective = if design_effect > 0.0 {
@@ -213,7 +229,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn sample(truth: Truth, weight: f64, cluster: u32) -> Sample {
-        Sample { truth, weight, cluster }
+        Sample {
+            truth,
+            weight,
+            cluster,
+        }
     }
 
     #[test]
@@ -244,7 +264,11 @@ mod tests {
         assert!(s.weighted);
         assert_eq!(s.share, Some(0.5));
         let plain = clopper_pearson(25, 50, CONFIDENCE);
-        assert!(s.interval.lo < plain.lo && s.interval.hi > plain.hi, "{:?}", s.interval);
+        assert!(
+            s.interval.lo < plain.lo && s.interval.hi > plain.hi,
+            "{:?}",
+            s.interval
+        );
     }
 
     #[test]
@@ -277,8 +301,11 @@ mod tests {
     fn samples() -> impl Strategy<Value = Vec<Sample>> {
         let truth = prop_oneof![Just(Truth::Yes), Just(Truth::No), Just(Truth::Unjudged)];
         let weight = prop_oneof![3 => Just(1.0), 1 => 0.1..9.0_f64];
-        let one = (truth, weight, 0..4_u32)
-            .prop_map(|(truth, weight, cluster)| Sample { truth, weight, cluster });
+        let one = (truth, weight, 0..4_u32).prop_map(|(truth, weight, cluster)| Sample {
+            truth,
+            weight,
+            cluster,
+        });
         proptest::collection::vec(one, 0..120)
     }
 

@@ -73,7 +73,9 @@ impl DispositionTable {
         let mut reasons = std::collections::BTreeMap::new();
         for r in rows {
             if let Some(reason) = &r.reason {
-                *reasons.entry(format!("{}: {reason}", r.disposition)).or_insert(0) += 1;
+                *reasons
+                    .entry(format!("{}: {reason}", r.disposition))
+                    .or_insert(0) += 1;
             }
         }
         let mut reasons: Vec<_> = reasons.into_iter().collect();
@@ -88,7 +90,10 @@ impl DispositionTable {
 
     /// Runs with this disposition, of all kinds.
     pub fn total_of(&self, disposition: &str) -> u64 {
-        self.rows.iter().find(|r| r.disposition == disposition).map_or(0, DispositionRow::total)
+        self.rows
+            .iter()
+            .find(|r| r.disposition == disposition)
+            .map_or(0, DispositionRow::total)
     }
 
     /// The table.
@@ -104,10 +109,16 @@ impl DispositionTable {
             ]
         };
         let means = |name: &str| {
-            DISPOSITIONS.iter().find(|(n, _)| *n == name).map_or("", |(_, m)| *m)
+            DISPOSITIONS
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map_or("", |(_, m)| *m)
         };
-        let mut rows: Vec<_> =
-            self.rows.iter().map(|r| Row::body(cells(r, means(r.disposition)))).collect();
+        let mut rows: Vec<_> = self
+            .rows
+            .iter()
+            .map(|r| Row::body(cells(r, means(r.disposition))))
+            .collect();
         rows.push(Row::total(cells(&self.planned, "")));
         let mut notes = Vec::new();
         if self.retried > 0 {

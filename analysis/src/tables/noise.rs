@@ -45,7 +45,10 @@ pub struct LabelNoise {
 
 impl NoiseTable {
     pub(crate) fn new(rows: &[RunRow], counted: &[&RunRow]) -> NoiseTable {
-        let judged = |kind: RunKind| rows.iter().filter(move |r| r.kind == kind && r.is_control());
+        let judged = |kind: RunKind| {
+            rows.iter()
+                .filter(move |r| r.kind == kind && r.is_control())
+        };
         let may_have_fired: Vec<&RunRow> = rows
             .iter()
             .filter(|r| r.kind == RunKind::Dummy && matches!(r.disposition, "dummy" | "unjudged"))
@@ -53,7 +56,8 @@ impl NoiseTable {
         let unjudged = |r: &RunRow| Some(r.disposition == "unjudged");
         let has = |mode: FailureMode| {
             move |r: &RunRow| {
-                r.host.map(|_| r.target.as_ref().is_some_and(|j| j.labels.contains(&mode)))
+                r.host
+                    .map(|_| r.target.as_ref().is_some_and(|j| j.labels.contains(&mode)))
             }
         };
         let labels = FailureMode::ALL
@@ -110,7 +114,10 @@ impl NoiseTable {
     /// Labels against the dummy runs.
     pub fn labels_grid(&self) -> Grid {
         let bound = |i: Interval, total: u64, low: bool| {
-            Cell::Percent(Some(if low { i.lo } else { i.hi }), Digits::for_total(total))
+            Cell::Percent(
+                Some(if low { i.lo } else { i.hi }),
+                Digits::for_total(total),
+            )
         };
         let rows = self
             .labels

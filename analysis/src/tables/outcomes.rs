@@ -47,10 +47,14 @@ const BYSTANDER: Side = |r| r.bystander.as_ref();
 impl OutcomeTable {
     pub(crate) fn new(counted: &[&RunRow], window_ns: u64, snapshots: u32) -> OutcomeTable {
         let primary = |side: Side, mode| {
-            share_of(counted.iter().copied(), |r| judged(r, side, |j| j.primary == mode))
+            share_of(counted.iter().copied(), |r| {
+                judged(r, side, |j| j.primary == mode)
+            })
         };
         let any = |side: Side, mode| {
-            share_of(counted.iter().copied(), |r| judged(r, side, |j| j.labels.contains(&mode)))
+            share_of(counted.iter().copied(), |r| {
+                judged(r, side, |j| j.labels.contains(&mode))
+            })
         };
         let rows = FailureMode::ALL
             .iter()
@@ -63,12 +67,18 @@ impl OutcomeTable {
             })
             .collect();
         let several = |r: &RunRow| {
-            [TARGET(r), BYSTANDER(r)].into_iter().flatten().any(|j| j.labels.len() > 1)
+            [TARGET(r), BYSTANDER(r)]
+                .into_iter()
+                .flatten()
+                .any(|j| j.labels.len() > 1)
         };
         OutcomeTable {
             rows,
             total: counted.len() as u64,
-            unjudged: counted.iter().filter(|r| r.disposition == "unjudged").count() as u64,
+            unjudged: counted
+                .iter()
+                .filter(|r| r.disposition == "unjudged")
+                .count() as u64,
             window_ns,
             snapshots,
             several_labels: counted.iter().filter(|r| several(r)).count() as u64,
@@ -102,7 +112,11 @@ impl OutcomeTable {
         if self.unjudged > 0 {
             rows.push(Row::body(whole("unjudged", self.unjudged, self.total)));
         }
-        rows.push(Row::total(whole("injections that fired", self.total, self.total)));
+        rows.push(Row::total(whole(
+            "injections that fired",
+            self.total,
+            self.total,
+        )));
         let mut notes = vec![format!(
             "no_effect: none within {}. Intervals are Clopper-Pearson's, conditional on the {} \
              snapshots used.",
@@ -128,7 +142,13 @@ impl OutcomeTable {
                 runs(self.several_labels)
             ));
         }
-        Grid { id: "outcomes", title: "What the clients saw".to_owned(), columns, rows, notes }
+        Grid {
+            id: "outcomes",
+            title: "What the clients saw".to_owned(),
+            columns,
+            rows,
+            notes,
+        }
     }
 
     /// The table by all labels: a run may count more than once.
@@ -199,7 +219,9 @@ const CLASSES: &[(ThesisClass, &str)] = &[
 impl ThesisTable {
     pub(crate) fn new(counted: &[&RunRow]) -> ThesisTable {
         let of = |side: Side, class| {
-            share_of(counted.iter().copied(), |r| judged(r, side, |j| j.class_thesis == class))
+            share_of(counted.iter().copied(), |r| {
+                judged(r, side, |j| j.class_thesis == class)
+            })
         };
         ThesisTable {
             rows: CLASSES
@@ -269,12 +291,18 @@ impl HostTable {
         let of = |test: &dyn Fn(HostOutcome) -> bool| {
             share_of(counted.iter().copied(), |r| r.host.map(test))
         };
-        let states =
-            [HostOutcome::Responsive, HostOutcome::Unresponsive, HostOutcome::Crashed];
+        let states = [
+            HostOutcome::Responsive,
+            HostOutcome::Unresponsive,
+            HostOutcome::Crashed,
+        ];
         HostTable {
             rows: states
                 .into_iter()
-                .map(|state| HostRow { state, share: of(&|h| h == state) })
+                .map(|state| HostRow {
+                    state,
+                    share: of(&|h| h == state),
+                })
                 .collect(),
             unresponsive_thesis: of(&|h| h != HostOutcome::Responsive),
             total: counted.len() as u64,
@@ -290,8 +318,11 @@ impl HostTable {
             cells.extend(share_cells(share));
             cells
         };
-        let mut rows: Vec<_> =
-            self.rows.iter().map(|r| Row::body(row(Cell::code(r.state.label()), &r.share))).collect();
+        let mut rows: Vec<_> = self
+            .rows
+            .iter()
+            .map(|r| Row::body(row(Cell::code(r.state.label()), &r.share)))
+            .collect();
         rows.push(Row::total(row(
             Cell::text("not responsive"),
             &self.unresponsive_thesis,
@@ -334,12 +365,19 @@ impl BlastTable {
         let rows = seen
             .into_keys()
             .map(|(host, bystanders, target)| {
-                let names: Vec<_> =
-                    [(target, "target"), (bystanders, "bystander"), (host, "host")]
-                        .into_iter()
-                        .filter_map(|(failed, name)| failed.then_some(name))
-                        .collect();
-                let who = if names.is_empty() { "nobody".into() } else { names.join(" + ") };
+                let names: Vec<_> = [
+                    (target, "target"),
+                    (bystanders, "bystander"),
+                    (host, "host"),
+                ]
+                .into_iter()
+                .filter_map(|(failed, name)| failed.then_some(name))
+                .collect();
+                let who = if names.is_empty() {
+                    "nobody".into()
+                } else {
+                    names.join(" + ")
+                };
                 let share = share_of(counted.iter().copied(), |r| {
                     r.blast_radius
                         .map(|b| (b.host, b.bystanders, b.target) == (host, bystanders, target))

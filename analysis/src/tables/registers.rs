@@ -47,7 +47,9 @@ impl RegisterTable {
         let mut by_register: BTreeMap<Register, Vec<&RunRow>> = BTreeMap::new();
         let mut by_bit: BTreeMap<(Register, u32), BitCell> = BTreeMap::new();
         for row in counted {
-            let Some(register) = row.register else { continue };
+            let Some(register) = row.register else {
+                continue;
+            };
             by_register.entry(register).or_default().push(row);
             let Some(bit) = row.bit else { continue };
             let cell = by_bit.entry((register, bit)).or_insert(BitCell {
@@ -73,10 +75,17 @@ impl RegisterTable {
                         *modes.entry(judged.primary).or_insert(0) += 1;
                     }
                 }
-                RegisterRow { register, failed: share_of(rows, RunRow::failed), modes }
+                RegisterRow {
+                    register,
+                    failed: share_of(rows, RunRow::failed),
+                    modes,
+                }
             })
             .collect();
-        RegisterTable { rows, cells: by_bit.into_values().collect() }
+        RegisterTable {
+            rows,
+            cells: by_bit.into_values().collect(),
+        }
     }
 
     /// The table, the registers with the most failures first.
@@ -87,7 +96,11 @@ impl RegisterTable {
         ];
         let [runs, share, interval] = Column::share(None);
         columns.extend([
-            Column { key: "failed".into(), head: "failed".into(), ..runs },
+            Column {
+                key: "failed".into(),
+                head: "failed".into(),
+                ..runs
+            },
             share,
             interval,
             Column::words("modes", "the target's failure modes"),
@@ -105,8 +118,7 @@ impl RegisterTable {
             .into_iter()
             .map(|r| {
                 let modes: Vec<_> = r.modes.iter().map(|(m, n)| format!("{n} {m}")).collect();
-                let mut cells =
-                    vec![Cell::code(r.register.name()), Cell::Count(r.failed.total)];
+                let mut cells = vec![Cell::code(r.register.name()), Cell::Count(r.failed.total)];
                 cells.extend(share_cells(&r.failed));
                 cells.push(Cell::text(modes.join(", ")));
                 Row::body(cells)
@@ -139,7 +151,8 @@ impl RegisterTable {
             .map(|r| format!("{} {}", r.register, r.failed.total))
             .collect();
         if !quiet.is_empty() {
-            grid.notes.insert(0, format!("No failure (fired): {}.", quiet.join(", ")));
+            grid.notes
+                .insert(0, format!("No failure (fired): {}.", quiet.join(", ")));
         }
         grid
     }
@@ -204,8 +217,10 @@ impl StrataTable {
             .filter_map(|(stratum, mode)| {
                 let rows: Vec<&RunRow> =
                     counted.iter().copied().filter(|r| r.mode == mode).collect();
-                (!rows.is_empty())
-                    .then(|| StratumRow { stratum, failed: share_of(rows, RunRow::failed) })
+                (!rows.is_empty()).then(|| StratumRow {
+                    stratum,
+                    failed: share_of(rows, RunRow::failed),
+                })
             })
             .collect();
         StrataTable { rows }
@@ -229,7 +244,11 @@ impl StrataTable {
             columns: vec![
                 Column::words("mode", "mode"),
                 Column::numbers("injections", "fired"),
-                Column { key: "failed".into(), head: "failed".into(), ..runs },
+                Column {
+                    key: "failed".into(),
+                    head: "failed".into(),
+                    ..runs
+                },
                 share,
                 interval,
             ],
