@@ -24,7 +24,7 @@ impl MaybeAuto {
 }
 
 /// Nanoseconds, saturating: 584 years are enough.
-pub fn nanoseconds(d: Duration) -> u64 {
+pub(crate) fn nanoseconds(d: Duration) -> u64 {
     u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -57,14 +57,14 @@ impl Serialize for MaybeAuto {
 }
 
 /// `#[serde(with = "text")]` for a plain [`Duration`].
-pub mod text {
+pub(crate) mod text {
     use super::*;
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
         parse(&String::deserialize(d)?)
     }
 
-    pub fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(&humantime::format_duration(*d))
     }
 }

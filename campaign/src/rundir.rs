@@ -107,7 +107,7 @@ impl RunDir {
     /// An empty directory for a run's evidence; that of an earlier attempt is
     /// kept beside it.
     pub(crate) fn evidence(&self, run: RunId) -> Result<PathBuf, CampaignError> {
-        let dir = self.path.join("runs").join(format!("{:05}", run.0));
+        let dir = self.path.join(xfi_analysis::evidence_dir(run));
         let fail = |source| CampaignError::Write {
             path: dir.clone(),
             source,
@@ -247,6 +247,6 @@ mod tests {
         let dir = RunDir::create(&tmp.path().join("c")).unwrap();
         std::fs::write(dir.evidence(RunId(3)).unwrap().join("console"), "x").unwrap();
         assert!(!dir.evidence(RunId(3)).unwrap().join("console").exists());
-        assert!(dir.path().join("runs/00003.attempt1/console").exists());
+        assert!(dir.path().join("runs/3.attempt1/console").exists());
     }
 }

@@ -15,8 +15,9 @@ use xfi_campaign::{
     Calibration, CampaignFile, RunDir, Stop, TestbedSection, calibrate, plan, resolve,
 };
 use xfi_model::{Layout, Plan, RunKind};
-use xfi_testbed::emulated::{EmulatedTestbed, SnapshotSet, capacity};
-use xfi_testbed::{Artifacts, Testbed, find_layout};
+use xfi_testbed::{
+    Artifacts, Digests, EmulatedTestbed, SnapshotSet, Testbed, capacity, find_layout,
+};
 
 /// Above this many workers, emulated hosts disturb each other on most
 /// machines.
@@ -113,9 +114,15 @@ impl Setup {
 
     /// Golden figures for these snapshots, this load and as many workers are
     /// kept: making them anew takes half a minute.
-    fn calibration_path(&self, set_key: &str) -> PathBuf {
-        let load = serde_json::to_string(&self.file.workload).unwrap_or_default();
-        let key = format!("{set_key} {} {} {load}", self.snapshots, self.workers);
+    fn calibration_path(&self, digests: &Digests) -> PathBuf {
+        let on = (
+            &self.layout,
+            digests,
+            self.snapshots,
+            self.workers,
+            &self.file.workload,
+        );
+        let key = serde_json::to_vec(&on).expect("plain data");
         let hash: String = Sha256::digest(key)
             .iter()
             .take(8)
@@ -128,7 +135,7 @@ impl Setup {
     }
 
     fn calibration(&self, set: &SnapshotSet, stop: &Stop) -> Result<Calibration> {
-        let path = self.calibration_path(set.key());
+        let path = self.calibration_path(set.digests());
         if let Some(known) = read_calibration(&path) {
             return Ok(known);
         }
@@ -331,9 +338,11 @@ fn show_plan(path: &Path, output: Output) -> Result<()> {
     let setup = Setup::new(file, path, None)?;
     // Timings need golden runs; a plan must not take minutes, so it uses those
     // that were made, and says so when there are none.
-    let golden = SnapshotSet::key_of(&setup.artifacts, &setup.layout)
+    let golden = setup
+        .artifacts
+        .digests(&setup.layout)
         .ok()
-        .and_then(|key| read_calibration(&setup.calibration_path(&key)));
+        .and_then(|digests| read_calibration(&setup.calibration_path(&digests)));
     let plan = match &golden {
         Some(golden) => {
             let timing = resolve(&setup.file, &setup.path, golden)?;

@@ -5,8 +5,8 @@ use crate::exit::{Exit, coded};
 use crate::{host, output};
 use anyhow::Result;
 use serde::Serialize;
-use xfi_testbed::emulated::{capacity, qemu_version};
-use xfi_testbed::{Artifacts, Up, find_layout};
+use xfi_testbed::up::Up;
+use xfi_testbed::{Artifacts, capacity, find_layout, installed_qemu};
 
 /// What a worker and its snapshots need.
 const MEMORY_MIB: u64 = 3000;
@@ -102,7 +102,7 @@ fn emulated() -> Vec<Check> {
         "host",
         "not a Xen host; the emulated testbed is used",
     )];
-    checks.push(match qemu_version() {
+    checks.push(match installed_qemu() {
         Ok(v) => Check::ok("qemu", v),
         Err(e) => Check::missing("qemu", e, ""),
     });

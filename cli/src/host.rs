@@ -11,7 +11,8 @@ use xfi_model::{
     AgentErrorCode, AgentHello, Command, DomId, DomainInfo, Event, EventBody, InjectionId,
     PROTOCOL_VERSION,
 };
-use xfi_testbed::{AgentLink, Artifacts, SymbolTable, TestbedError, Up};
+use xfi_testbed::up::Up;
+use xfi_testbed::{AgentLink, Artifacts, SymbolTable, TestbedError};
 
 /// An emulated host that has just been restored answers this late at most.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -239,7 +239,7 @@ fn symbolise(host: &Host, record: &mut InjectionRecord) {
 pub(crate) struct InjectView {
     /// The format's version; 1.
     format: u32,
-    /// `fired`, `expired`, `disarmed` or `target_gone`.
+    /// `fired`, `expired`, `disarmed`, `target_gone` or `refused`.
     state: String,
     /// The injection's id, unique since that Xen booted.
     id: u64,
@@ -384,6 +384,10 @@ fn why_not(r: &InjectionRecord) -> String {
         ),
         InjectionState::Disarmed => "the injection was disarmed before it fired".into(),
         InjectionState::TargetGone => format!("domain {} went away before it fired", r.domain),
+        InjectionState::Refused => {
+            "Xen refused the flip, as the guest could not have run with it; nothing was changed"
+                .into()
+        }
         InjectionState::Armed | InjectionState::Fired => "the injection did not end".into(),
     }
 }

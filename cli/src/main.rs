@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         Command::Campaign(command) => campaign::run(command),
         Command::Report { dir, out, output } => report::run(&dir, out.as_deref(), output.output),
         Command::Workload(Workload::HttpDriver { spec, log }) => {
-            Ok(xfi_workloads::http::run_http_driver(&spec, &log)?)
+            xfi_workloads::http::run_http_driver(&spec, &log).map_err(anyhow::Error::from)
         }
     };
     match result {

@@ -16,7 +16,9 @@ pub(crate) fn run(dir: &Path, out: Option<&Path>, output: Output) -> Result<()> 
         Output::Json => output::json(&analysis),
         Output::Text => {
             output::print(&xfi_analysis::render_text(&analysis));
-            output::print(&format!("report: {}", written.html.display()));
+            if let Some(page) = written.first() {
+                output::print(&format!("report: {}", page.display()));
+            }
             Ok(())
         }
     }

@@ -31,7 +31,8 @@ pub(crate) fn run(dir: &Path, run: Option<u32>, output: Output) -> Result<()> {
             output::print(&story(record, &outcome));
             output::print(&format!(
                 "evidence: {}",
-                dir.join(format!("runs/{number:05}")).display()
+                dir.join(xfi_analysis::evidence_dir(record.planned.id))
+                    .display()
             ));
             Ok(())
         }

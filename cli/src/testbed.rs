@@ -10,7 +10,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use xfi_testbed::{Artifacts, Up, UpOptions, down, find_layout, up};
+use xfi_testbed::up::{Up, UpOptions, down, up};
+use xfi_testbed::{Artifacts, find_layout};
 
 /// Runs one of the subcommands.
 pub(crate) fn run(command: Testbed) -> Result<()> {
@@ -27,7 +28,10 @@ pub(crate) fn run(command: Testbed) -> Result<()> {
         }
         Testbed::Status(o) => status(o.output),
         Testbed::Reset => {
-            let report = Up::find()?.reset()?;
+            let mut up = Up::find()?;
+            let mut steps = Steps::default();
+            let report = up.reset(&mut |s| steps.take(s))?;
+            drop(steps);
             output::print(&format!(
                 "back at the snapshot after {}",
                 output::duration(report.restore.as_nanos() as u64)
@@ -109,7 +113,7 @@ fn status(output: Output) -> Result<()> {
         info.layout.name,
         &info.snapshot_key.chars().take(12).collect::<String>(),
         info.pid,
-        humantime::format_duration(Duration::from_secs(status.uptime.as_secs())),
+        humantime::format_duration(Duration::from_secs(status.uptime_s)),
         status.private_mib
     );
     for (guest, addr) in &info.endpoints {

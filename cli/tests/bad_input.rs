@@ -16,14 +16,29 @@ fn xfi(args: &[&str]) -> Ran {
     // A runtime directory of its own: no testbed is up in there.
     let runtime = tempfile::tempdir().unwrap();
     let begun = Instant::now();
-    let Output { status, stderr, stdout } = Command::new(env!("CARGO_BIN_EXE_xfi"))
+    let Output {
+        status,
+        stderr,
+        stdout,
+    } = Command::new(env!("CARGO_BIN_EXE_xfi"))
         .args(args)
         .env("XFI_RUNTIME_DIR", runtime.path())
         .output()
         .unwrap();
-    assert!(begun.elapsed() < NO_HANG, "{args:?} took {:?}", begun.elapsed());
-    assert!(stdout.is_empty(), "{args:?} printed {}", String::from_utf8_lossy(&stdout));
-    Ran { code: status.code().unwrap(), stderr: String::from_utf8(stderr).unwrap() }
+    assert!(
+        begun.elapsed() < NO_HANG,
+        "{args:?} took {:?}",
+        begun.elapsed()
+    );
+    assert!(
+        stdout.is_empty(),
+        "{args:?} printed {}",
+        String::from_utf8_lossy(&stdout)
+    );
+    Ran {
+        code: status.code().unwrap(),
+        stderr: String::from_utf8(stderr).unwrap(),
+    }
 }
 
 #[track_caller]
@@ -32,36 +47,69 @@ fn refused(args: &[&str], code: i32, says: &[&str]) {
     assert_eq!(ran.code, code, "{args:?}: {}", ran.stderr);
     assert_eq!(ran.stderr.lines().count(), 1, "{args:?}: {}", ran.stderr);
     for word in says {
-        assert!(ran.stderr.contains(word), "{args:?}: no '{word}' in: {}", ran.stderr);
+        assert!(
+            ran.stderr.contains(word),
+            "{args:?}: no '{word}' in: {}",
+            ran.stderr
+        );
     }
 }
 
 #[test]
 fn a_bit_outside_the_register_is_named_with_the_valid_ones() {
-    refused(&["inject", "--reg", "rbx", "--bit", "64"], 2, &["64", "rbx", "0 to 63"]);
-    refused(&["inject", "--reg", "cs", "--bit", "16"], 2, &["16", "cs", "0 to 15"]);
-    refused(&["inject", "--reg", "rflags", "--bit", "1"], 2, &["bit 1", "rflags", "0 2 4"]);
-    refused(&["inject", "--reg", "rbx", "--bit", "x"], 2, &["'x'", "0 to 63"]);
-    refused(&["inject", "--reg", "rbx", "--bit=-1"], 2, &["'-1'", "0 to 63"]);
+    refused(
+        &["inject", "--reg", "rbx", "--bit", "64"],
+        2,
+        &["64", "rbx", "0 to 63"],
+    );
+    refused(
+        &["inject", "--reg", "cs", "--bit", "16"],
+        2,
+        &["16", "cs", "0 to 15"],
+    );
+    refused(
+        &["inject", "--reg", "rflags", "--bit", "1"],
+        2,
+        &["bit 1", "rflags", "0 2 4"],
+    );
+    refused(
+        &["inject", "--reg", "rbx", "--bit", "x"],
+        2,
+        &["'x'", "0 to 63"],
+    );
+    refused(
+        &["inject", "--reg", "rbx", "--bit=-1"],
+        2,
+        &["'-1'", "0 to 63"],
+    );
 }
 
 #[test]
 fn an_unknown_register_is_named_with_the_valid_ones() {
-    refused(&["inject", "--reg", "foo", "--bit", "0"], 2, &["'foo'", "rax", "r15", "gs"]);
+    refused(
+        &["inject", "--reg", "foo", "--bit", "0"],
+        2,
+        &["'foo'", "rax", "r15", "gs"],
+    );
 }
 
 #[test]
 fn a_reversed_rip_range_is_named() {
     let range = |r| ["inject", "--reg", "rbx", "--bit", "1", "--rip", r];
-    refused(&range("0x10..0x5"), 2, &["0x10..0x5", "reversed", "START..END"]);
+    refused(
+        &range("0x10..0x5"),
+        2,
+        &["0x10..0x5", "reversed", "START..END"],
+    );
     refused(&range("0x10..0x10"), 2, &["0x10..0x10", "empty"]);
     refused(&range("0x10"), 2, &["'0x10'", ".."]);
 }
 
 #[test]
 fn an_expiry_before_the_moment_is_refused() {
-    let args =
-        ["inject", "--reg", "rbx", "--bit", "1", "--after", "2s", "--expire", "1s"];
+    let args = [
+        "inject", "--reg", "rbx", "--bit", "1", "--after", "2s", "--expire", "1s",
+    ];
     refused(&args, 2, &["'1s'", "'2s'"]);
 }
 
@@ -102,12 +150,20 @@ fn a_campaign_file_is_refused_with_line_and_column() {
 fn what_is_no_run_directory_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let name = dir.path().to_str().unwrap();
-    refused(&["campaign", "resume", name], 2, &["campaign.json is missing"]);
+    refused(
+        &["campaign", "resume", name],
+        2,
+        &["campaign.json is missing"],
+    );
     refused(&["report", name], 1, &["manifest.json"]);
     refused(&["campaign", "show", name], 1, &["manifest.json"]);
 }
 
 #[test]
 fn an_unknown_layout_is_named_with_the_known_ones() {
-    refused(&["testbed", "up", "--layout", "nosuch"], 2, &["nosuch", "http"]);
+    refused(
+        &["testbed", "up", "--layout", "nosuch"],
+        2,
+        &["nosuch", "http"],
+    );
 }

@@ -66,6 +66,14 @@ pub(crate) fn qemu_version(program: &Path) -> Result<String, TestbedError> {
     }
 }
 
+/// The version line of the QEMU that is used.
+///
+/// # Errors
+/// [`TestbedError::MissingProgram`] when there is none, or one too old.
+pub fn installed_qemu() -> Result<String, TestbedError> {
+    qemu_version(&qemu_program()?)
+}
+
 fn major_version(line: &str) -> Option<u32> {
     line.split_whitespace()
         .find_map(|word| word.split_once('.').and_then(|(major, _)| major.parse().ok()))
