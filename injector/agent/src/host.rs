@@ -3,6 +3,8 @@
 
 use std::path::Path;
 use std::rc::Rc;
+#[cfg(feature = "dom0")]
+use std::time::{Duration, Instant};
 use xfi_injector::integrity::{self, Integrity};
 use xfi_model::{AgentErrorCode, DomainInfo, IntegrityResult};
 use xfi_toolstack::{DomainTable, Error, Hypercall, Result, Target, XenControl};
@@ -12,6 +14,10 @@ use xfi_toolstack::Libvirt;
 
 /// Injecting faults into a host must be wanted by who owns it.
 pub(crate) const MARKER: &str = "/etc/xfi/allow-injection";
+
+/// How long a destroyed domain may take to be gone.
+#[cfg(feature = "dom0")]
+const GONE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub(crate) struct Host {
@@ -173,8 +179,23 @@ impl Host {
 
     #[cfg(feature = "dom0")]
     pub(crate) fn destroy(&mut self, name: &str) -> Result<()> {
+        let domid = self.target(name).ok().map(|target| target.domid);
         self.libvirt.destroy(name)?;
         self.table.forget(name);
+        // libvirt returns while Xen still frees the domain's memory.
+        let end = Instant::now() + GONE;
+        while let Ok(list) = self.domains() {
+            if domid.is_none() || list.iter().all(|d| d.domid != domid) {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                return Err(Error::Libvirt {
+                    what: format!("destroying '{name}'"),
+                    message: format!("it is still there after {} s, as a zombie", GONE.as_secs()),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
         Ok(())
     }
 
