@@ -93,10 +93,18 @@ fn bit_list(mask: u64) -> String {
         while bit < 63 && mask >> (bit + 1) & 1 == 1 {
             bit += 1;
         }
-        parts.push(if first == bit { first.to_string() } else { format!("{first}-{bit}") });
+        parts.push(if first == bit {
+            first.to_string()
+        } else {
+            format!("{first}-{bit}")
+        });
         bit += 1;
     }
-    if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
+    if parts.is_empty() {
+        "none".to_owned()
+    } else {
+        parts.join(", ")
+    }
 }
 
 #[cfg(test)]

@@ -129,10 +129,12 @@ impl Running {
             .stderr(Stdio::null());
         let program = check.program.clone();
         let failed = tell.clone();
-        let thread = std::thread::Builder::new().name(check.name.to_owned()).spawn(move || {
-            let answer = execute(&mut command, &tell).map_err(|e| format!("{program}: {e}"));
-            let _ = tell.send(Progress::Answer(answer));
-        });
+        let thread = std::thread::Builder::new()
+            .name(check.name.to_owned())
+            .spawn(move || {
+                let answer = execute(&mut command, &tell).map_err(|e| format!("{program}: {e}"));
+                let _ = tell.send(Progress::Answer(answer));
+            });
         if let Err(e) = thread {
             let _ = failed.send(Progress::Answer(Err(format!("starting a thread: {e}"))));
         }
@@ -143,7 +145,10 @@ impl Running {
         let end = Instant::now() + patience;
         let mut process = None;
         loop {
-            match self.0.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            match self
+                .0
+                .recv_timeout(end.saturating_duration_since(Instant::now()))
+            {
                 Ok(Progress::Started(id)) => process = Some(id),
                 Ok(Progress::Answer(answer)) => return answer,
                 Err(RecvTimeoutError::Disconnected) => return Err("its thread died".to_owned()),
@@ -166,7 +171,11 @@ fn execute(command: &mut Command, tell: &mpsc::Sender<Progress>) -> io::Result<V
         stdout.take(MOST).read_to_end(&mut answer)?;
     }
     let status = child.wait()?;
-    if status.success() { Ok(answer) } else { Err(io::Error::other(format!("{status}"))) }
+    if status.success() {
+        Ok(answer)
+    } else {
+        Err(io::Error::other(format!("{status}")))
+    }
 }
 
 /// Lines of hexadecimal numbers, the same on every host.
@@ -230,7 +239,14 @@ mod tests {
         fs::write(&file, bytes).unwrap();
         let result = test.run(Duration::from_secs(20));
         assert!(!result.passed());
-        assert!(result.checks[0].detail.as_ref().unwrap().contains("byte 100"), "{result:?}");
+        assert!(
+            result.checks[0]
+                .detail
+                .as_ref()
+                .unwrap()
+                .contains("byte 100"),
+            "{result:?}"
+        );
         assert!(result.checks[1].passed && result.checks[2].passed);
     }
 
@@ -242,7 +258,10 @@ mod tests {
         let start = Instant::now();
         let result = test.run(Duration::from_millis(300));
         assert!(start.elapsed() < Duration::from_secs(10));
-        assert_eq!(result.checks[1].detail.as_deref(), Some("no answer in time"));
+        assert_eq!(
+            result.checks[1].detail.as_deref(),
+            Some("no answer in time")
+        );
     }
 
     #[test]
@@ -250,7 +269,13 @@ mod tests {
         let (_dir, mut test) = prepared();
         test.checks[2].program = "no-such-program-here".to_owned();
         let result = test.run(Duration::from_secs(20));
-        assert!(result.checks[2].detail.as_ref().unwrap().contains("no-such-program-here"));
+        assert!(
+            result.checks[2]
+                .detail
+                .as_ref()
+                .unwrap()
+                .contains("no-such-program-here")
+        );
         assert!(result.checks[0].passed);
     }
 }

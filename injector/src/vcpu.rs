@@ -5,7 +5,9 @@ use std::rc::Rc;
 use xfi_model::{
     DomId, Fault, GuestKind, InjectionId, InjectionRecord, InjectionState, Location, Register,
 };
-use xfi_toolstack::{ArmRequest, Hypercall, HypervisorInfo, Result as ToolResult, Snapshot, Target};
+use xfi_toolstack::{
+    ArmRequest, Hypercall, HypervisorInfo, Result as ToolResult, Snapshot, Target,
+};
 
 /// Times in a request are refused above this (`XFI_MAX_DELAY_NS`).
 pub const MAX_DELAY_NS: u64 = 86_400_000_000_000;
@@ -67,7 +69,9 @@ pub fn check(
     target: &Target,
     info: &HypervisorInfo,
 ) -> Result<ArmRequest> {
-    check_bits(fault, dummy, target, |kind, register| info.bits(kind, register))
+    check_bits(fault, dummy, target, |kind, register| {
+        info.bits(kind, register)
+    })
 }
 
 fn check_bits(
@@ -285,7 +289,10 @@ mod tests {
                 *n = n.saturating_sub(1);
             }
             let state = self.state.borrow().ok_or(Error::NoSuchInjection(id.0))?;
-            Ok(Snapshot { record: record(id, state), finished_now_ns: Some(100) })
+            Ok(Snapshot {
+                record: record(id, state),
+                finished_now_ns: Some(100),
+            })
         }
         fn disarm(&self, _: InjectionId) -> ToolResult<u32> {
             *self.disarmed.borrow_mut() += 1;
@@ -333,7 +340,12 @@ mod tests {
     }
 
     fn target() -> Target {
-        Target { name: "web1".to_owned(), domid: DomId(1), kind: GuestKind::Pv, vcpus: 1 }
+        Target {
+            name: "web1".to_owned(),
+            domid: DomId(1),
+            kind: GuestKind::Pv,
+            vcpus: 1,
+        }
     }
 
     fn fault() -> Fault {
@@ -405,8 +417,14 @@ mod tests {
         };
         for (f, word) in [
             (with(&|f| f.trigger.nth = 0), "nth"),
-            (with(&|f| f.trigger.expire_ns = Some(10)), "later than after_ns"),
-            (with(&|f| f.trigger.after_ns = u64::MAX), "18446744073709551615"),
+            (
+                with(&|f| f.trigger.expire_ns = Some(10)),
+                "later than after_ns",
+            ),
+            (
+                with(&|f| f.trigger.after_ns = u64::MAX),
+                "18446744073709551615",
+            ),
             (with(&|f| f.mask = Hex64(0)), "mask"),
             (
                 with(&|f| {

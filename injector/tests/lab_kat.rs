@@ -40,8 +40,15 @@ const REGISTERS: [Register; 16] = [
     Register::R15,
 ];
 
-const FLAGS: [(&str, u32); 7] =
-    [("CF", 0), ("PF", 2), ("AF", 4), ("ZF", 6), ("SF", 7), ("DF", 10), ("OF", 11)];
+const FLAGS: [(&str, u32); 7] = [
+    ("CF", 0),
+    ("PF", 2),
+    ("AF", 4),
+    ("ZF", 6),
+    ("SF", 7),
+    ("DF", 10),
+    ("OF", 11),
+];
 
 /// Set by the processor itself on the way through Xen; the guest cannot see it.
 const RESUME_FLAG: u64 = 1 << 16;
@@ -65,8 +72,12 @@ fn lab() -> Option<MutexGuard<'static, Option<Lab>>> {
         // A test that failed leaves nothing behind that a reset does not undo.
         .unwrap_or_else(PoisonError::into_inner);
     if let Some(lab) = lab.as_mut() {
-        let evidence = Evidence { dir: lab._evidence.path().to_owned() };
-        lab.testbed.reset(SnapshotIndex(0), &evidence).expect("a restored testbed");
+        let evidence = Evidence {
+            dir: lab._evidence.path().to_owned(),
+        };
+        lab.testbed
+            .reset(SnapshotIndex(0), &evidence)
+            .expect("a restored testbed");
     }
     lab.is_some().then_some(lab)
 }
@@ -84,7 +95,10 @@ fn start() -> Option<Lab> {
     match made {
         Ok(testbed) => {
             let evidence = tempfile::tempdir().expect("a directory");
-            Some(Lab { testbed, _evidence: evidence })
+            Some(Lab {
+                testbed,
+                _evidence: evidence,
+            })
         }
         Err(
             e @ (TestbedError::NoArtifactRoot
@@ -104,14 +118,22 @@ fn say(line: &str) {
 }
 
 fn agent(lab: &mut Option<Lab>) -> &mut AgentLink {
-    lab.as_mut().expect("a testbed").testbed.agent().expect("the agent")
+    lab.as_mut()
+        .expect("a testbed")
+        .testbed
+        .agent()
+        .expect("the agent")
 }
 
 // ---- asking ----------------------------------------------------------------
 
 fn fault(guest: &str, register: Register, bit: u32) -> Fault {
     Fault {
-        location: Location::VcpuRegister { domain: guest.to_owned(), vcpu: VcpuId(0), register },
+        location: Location::VcpuRegister {
+            domain: guest.to_owned(),
+            vcpu: VcpuId(0),
+            register,
+        },
         mask: Hex64(1 << bit),
         op: BitOp::Flip,
         trigger: Trigger {
@@ -137,7 +159,11 @@ fn run_of(fault: Fault, dummy: bool) -> Command {
 
 fn ask(agent: &mut AgentLink, command: Command) -> Vec<Event> {
     let events = agent.ask(command.clone(), 2 * PATIENCE).expect("an answer");
-    if let Some(Event { body: EventBody::Error { message, .. }, .. }) = events.last() {
+    if let Some(Event {
+        body: EventBody::Error { message, .. },
+        ..
+    }) = events.last()
+    {
         panic!("{command:?}: {message}");
     }
     events
@@ -158,11 +184,17 @@ fn armed(agent: &mut AgentLink) -> Vec<InjectionRecord> {
     let Some(EventBody::Injections { records }) = events.into_iter().next().map(|e| e.body) else {
         panic!("no records");
     };
-    records.into_iter().filter(|r| r.state == InjectionState::Armed).collect()
+    records
+        .into_iter()
+        .filter(|r| r.state == InjectionState::Armed)
+        .collect()
 }
 
 fn console(agent: &mut AgentLink, guest: &str) -> Vec<String> {
-    let command = Command::GuestConsole { domain: guest.to_owned(), lines: 100_000 };
+    let command = Command::GuestConsole {
+        domain: guest.to_owned(),
+        lines: 100_000,
+    };
     match ask(agent, command).pop().map(|e| e.body) {
         Some(EventBody::GuestConsole { lines }) => lines,
         other => panic!("{other:?}"),
@@ -202,7 +234,10 @@ fn reports(lines: &[String]) -> Vec<Report> {
 
 /// Where a flip is seen for certain: of general registers, of the flags.
 fn ranges(lines: &[String]) -> (RipRange, RipRange) {
-    let ready = lines.iter().find(|l| l.contains("xfi: kat ready")).expect("a ready line");
+    let ready = lines
+        .iter()
+        .find(|l| l.contains("xfi: kat ready"))
+        .expect("a ready line");
     let range = |name: &str| {
         ready
             .split_whitespace()
@@ -246,11 +281,18 @@ fn flip_and_compare(
         return Some(format!("it ended {:?}: {record:?}", record.state));
     }
     if record.changed_bits() != [(register, 1 << bit)] {
-        return Some(format!("Xen's record: changed {:x?}", record.changed_bits()));
+        return Some(format!(
+            "Xen's record: changed {:x?}",
+            record.changed_bits()
+        ));
     }
     let flip = record.flip.as_ref()?;
     let value = |file: &xfi_model::RegisterFile| file.get(&register).map_or(0, |h| h.0);
-    let hidden = if register == Register::Rflags { RESUME_FLAG } else { 0 };
+    let hidden = if register == Register::Rflags {
+        RESUME_FLAG
+    } else {
+        0
+    };
     if !range.contains(flip.before.get(&Register::Rip).map_or(0, |h| h.0)) {
         return Some(format!("it fired outside {range}"));
     }
@@ -297,7 +339,11 @@ fn exactly_the_flipped_bit_is_seen_by_the_guest_in_every_register() {
             let shown = match bits {
                 [bit] => bit.to_string(),
                 [first, .., last] if bits.len() > 8 => format!("{first}..{last}"),
-                _ => bits.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
+                _ => bits
+                    .iter()
+                    .map(u32::to_string)
+                    .collect::<Vec<_>>()
+                    .join(","),
             };
             let word = if wrong == 0 { "yes" } else { "NO" };
             let _ = writeln!(table, "{mode:<11} {name:<9} {shown:<13} {word:<21} {word}");
@@ -305,8 +351,11 @@ fn exactly_the_flipped_bit_is_seen_by_the_guest_in_every_register() {
         for (i, register) in REGISTERS.into_iter().enumerate() {
             let i = i as u32;
             // One low, one high, all bits covered by some register.
-            let bits: Vec<u32> =
-                if long { (0..64).collect() } else { vec![2 * i, 63 - 2 * i] };
+            let bits: Vec<u32> = if long {
+                (0..64).collect()
+            } else {
+                vec![2 * i, 63 - 2 * i]
+            };
             row(agent, register.name(), register, &bits, gpr);
         }
         for (name, bit) in FLAGS {
@@ -332,7 +381,10 @@ fn a_range_that_does_not_match_changes_nothing() {
         f.trigger.expire_ns = Some(1_000_000_000);
         let record = inject(agent, f, false);
         assert_eq!(record.state, InjectionState::Expired, "{mode}");
-        assert!(record.events_seen > 0, "{mode}: the vCPU was never looked at: {record:?}");
+        assert!(
+            record.events_seen > 0,
+            "{mode}: the vCPU was never looked at: {record:?}"
+        );
         assert_eq!(record.events_matched, 0, "{mode}");
         assert_eq!(record.flip, None, "{mode}");
         assert_eq!(settle(agent, guest), [], "{mode}");
@@ -348,7 +400,11 @@ fn a_dummy_does_everything_but_the_flip() {
         let mut f = fault(guest, Register::Rbx, 21);
         f.trigger.rip = Some(ranges(&console(agent, guest)).0);
         let record = inject(agent, f, true);
-        assert_eq!((record.state, record.dummy), (InjectionState::Fired, true), "{mode}");
+        assert_eq!(
+            (record.state, record.dummy),
+            (InjectionState::Fired, true),
+            "{mode}"
+        );
         assert_eq!(record.changed_bits(), [], "{mode}");
         assert_eq!(settle(agent, guest), [], "{mode}");
     }
@@ -366,7 +422,11 @@ fn both_triggers_and_both_mode_filters_fire() {
                 f.trigger.mode = Some(filter);
                 // A kernel does not survive every flip: nothing is changed.
                 let record = inject(agent, f, true);
-                assert_eq!(record.state, InjectionState::Fired, "{mode} {kind:?} {filter:?}");
+                assert_eq!(
+                    record.state,
+                    InjectionState::Fired,
+                    "{mode} {kind:?} {filter:?}"
+                );
                 let flip = record.flip.unwrap();
                 let expected = match filter {
                     ModeFilter::User => xfi_model::GuestMode::User,
@@ -399,6 +459,66 @@ fn an_unprivileged_guests_call_is_refused() {
 }
 
 #[test]
+fn a_run_ends_with_the_hosts_integrity_its_domains_and_xens_console() {
+    let Some(mut lab) = lab() else { return };
+    let agent = agent(&mut lab);
+    let start = Instant::now();
+    let events = ask(
+        agent,
+        Command::Run(AgentRun {
+            fault: Some(fault("kat-pv", Register::Rbx, 21)),
+            dummy: true,
+            poll_ms: 10,
+            observe_ms: Some(500),
+            final_checks: true,
+        }),
+    );
+    assert!(
+        start.elapsed() >= Duration::from_millis(400),
+        "{:?}",
+        start.elapsed()
+    );
+    let at = |wanted: fn(&EventBody) -> bool| {
+        events
+            .iter()
+            .find(|e| wanted(&e.body))
+            .map(|e| e.at_ns)
+            .expect("an event")
+    };
+    let flip = at(|e| matches!(e, EventBody::Injection { .. }));
+    let (checks, done) = (
+        at(|e| matches!(e, EventBody::Integrity(_))),
+        at(|e| matches!(e, EventBody::Done)),
+    );
+    let mut took = 0;
+    for event in &events {
+        match &event.body {
+            EventBody::Integrity(result) => {
+                assert!(result.passed(), "{result:?}");
+                took = result.took_ns;
+            }
+            EventBody::Domains { domains } => {
+                let names: Vec<_> = domains.iter().map(|d| d.name.as_str()).collect();
+                assert_eq!(names, ["Domain-0", "kat-pv", "kat-pvh"]);
+                assert!(
+                    domains.iter().all(|d| d.state == DomainState::Running),
+                    "{domains:?}"
+                );
+            }
+            _ => {}
+        }
+    }
+    at(|e| matches!(e, EventBody::Domains { .. }));
+    at(|e| matches!(e, EventBody::XenConsole { .. }));
+    say(&format!(
+        "final checks: integrity {} ms, the rest {} ms; {} ms from flip to the first check",
+        took / 1_000_000,
+        (done - checks) / 1_000_000,
+        (checks - took).saturating_sub(flip) / 1_000_000,
+    ));
+}
+
+#[test]
 fn cancelling_a_run_disarms() {
     let Some(mut lab) = lab() else { return };
     let agent = agent(&mut lab);
@@ -409,7 +529,9 @@ fn cancelling_a_run_disarms() {
     assert_eq!(armed(agent).len(), 1);
     ask(agent, Command::Cancel);
     let end = next(agent, run, |e| matches!(e, EventBody::Injection { .. }));
-    let EventBody::Injection { record, .. } = end else { unreachable!() };
+    let EventBody::Injection { record, .. } = end else {
+        unreachable!()
+    };
     assert_eq!(record.state, InjectionState::Disarmed);
     assert_eq!(armed(agent), []);
 }
@@ -424,9 +546,16 @@ fn a_domain_destroyed_while_armed_leaks_nothing() {
         f.trigger.expire_ns = None;
         let run = agent.send(run_of(f, false)).unwrap();
         next(agent, run, |e| matches!(e, EventBody::Armed { .. }));
-        ask(agent, Command::DestroyDomain { domain: guest.to_owned() });
+        ask(
+            agent,
+            Command::DestroyDomain {
+                domain: guest.to_owned(),
+            },
+        );
         let end = next(agent, run, |e| matches!(e, EventBody::Injection { .. }));
-        let EventBody::Injection { record, .. } = end else { unreachable!() };
+        let EventBody::Injection { record, .. } = end else {
+            unreachable!()
+        };
         assert_eq!(record.state, InjectionState::TargetGone, "{mode}");
         next(agent, run, |e| matches!(e, EventBody::Done));
 
@@ -444,17 +573,23 @@ fn a_domain_destroyed_while_armed_leaks_nothing() {
             "{mode}: a zombie: {domains:?}"
         );
         assert_eq!(armed(agent), [], "{mode}");
-        assert_eq!(ask(agent, Command::Disarm { id: None })[0].body, EventBody::Disarmed {
-            count: 0
-        });
+        assert_eq!(
+            ask(agent, Command::Disarm { id: None })[0].body,
+            EventBody::Disarmed { count: 0 }
+        );
         // A name that is gone is answered with those there are.
         let refused = agent
             .ask(run_of(fault(guest, Register::Rbx, 1), false), PATIENCE)
             .unwrap()
             .pop()
             .unwrap();
-        let EventBody::Error { message, .. } = refused.body else { panic!("{refused:?}") };
-        assert!(message.contains(guest) && message.contains("Domain-0"), "{message}");
+        let EventBody::Error { message, .. } = refused.body else {
+            panic!("{refused:?}")
+        };
+        assert!(
+            message.contains(guest) && message.contains("Domain-0"),
+            "{message}"
+        );
     }
 }
 
@@ -462,7 +597,10 @@ fn a_domain_destroyed_while_armed_leaks_nothing() {
 fn next(agent: &mut AgentLink, seq: u64, wanted: impl Fn(&EventBody) -> bool) -> EventBody {
     let end = Instant::now() + 2 * PATIENCE;
     loop {
-        let event = agent.next_event(end).expect("a link").expect("an event in time");
+        let event = agent
+            .next_event(end)
+            .expect("a link")
+            .expect("an event in time");
         assert_eq!(event.seq, seq, "{event:?}");
         if wanted(&event.body) {
             return event.body;

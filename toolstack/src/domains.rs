@@ -50,7 +50,11 @@ pub struct DomainTable {
 impl DomainTable {
     /// An empty table.
     pub fn new() -> Self {
-        DomainTable { store: None, names: BTreeMap::new(), seen: BTreeMap::new() }
+        DomainTable {
+            store: None,
+            names: BTreeMap::new(),
+            seen: BTreeMap::new(),
+        }
     }
 
     /// All domains, dom0 first, zombies included; after them those that were
@@ -93,7 +97,11 @@ impl DomainTable {
             .seen
             .values()
             .filter(|old| list.iter().all(|d| d.name != old.name))
-            .map(|old| DomainInfo { domid: None, state: DomainState::Shutoff, ..old.clone() })
+            .map(|old| DomainInfo {
+                domid: None,
+                state: DomainState::Shutoff,
+                ..old.clone()
+            })
             .collect();
         for d in &list {
             if d.state != DomainState::Dying {
@@ -136,13 +144,20 @@ impl Default for DomainTable {
 }
 
 fn find_in(list: &[DomainInfo], name: &str) -> Result<Target> {
-    let alive =
-        |d: &&DomainInfo| matches!(d.state, DomainState::Running | DomainState::Paused);
+    let alive = |d: &&DomainInfo| matches!(d.state, DomainState::Running | DomainState::Paused);
     let found = list.iter().filter(alive).find(|d| d.name == name);
     match found {
-        Some(DomainInfo { domid: Some(domid), kind: Some(kind), vcpus, .. }) => {
-            Ok(Target { name: name.to_owned(), domid: *domid, kind: *kind, vcpus: *vcpus })
-        }
+        Some(DomainInfo {
+            domid: Some(domid),
+            kind: Some(kind),
+            vcpus,
+            ..
+        }) => Ok(Target {
+            name: name.to_owned(),
+            domid: *domid,
+            kind: *kind,
+            vcpus: *vcpus,
+        }),
         _ => Err(Error::NoSuchDomain {
             name: name.to_owned(),
             running: list.iter().filter(alive).map(|d| d.name.clone()).collect(),
@@ -168,7 +183,9 @@ mod tests {
     fn table() -> DomainTable {
         let mut table = DomainTable::new();
         for (id, name) in [(1u16, "web1"), (2, "web2")] {
-            table.names.insert((DomId(id), [id as u8; 16]), name.to_owned());
+            table
+                .names
+                .insert((DomId(id), [id as u8; 16]), name.to_owned());
         }
         table
     }
@@ -179,7 +196,10 @@ mod tests {
         t.with_names(&[xen(0, DomainState::Running), xen(1, DomainState::Running)]);
         let list = t.with_names(&[xen(0, DomainState::Running)]);
         assert_eq!(list.len(), 2);
-        assert_eq!((list[1].name.as_str(), list[1].state), ("web1", DomainState::Shutoff));
+        assert_eq!(
+            (list[1].name.as_str(), list[1].state),
+            ("web1", DomainState::Shutoff)
+        );
         assert_eq!(list[1].domid, None);
         t.forget("web1");
         assert_eq!(t.with_names(&[xen(0, DomainState::Running)]).len(), 1);
@@ -195,7 +215,10 @@ mod tests {
         ]);
         assert_eq!(find_in(&list, "web1").unwrap().domid, DomId(1));
         let e = find_in(&list, "nosuch").unwrap_err().to_string();
-        assert_eq!(e, "no running domain is called 'nosuch'; running: Domain-0, web1");
+        assert_eq!(
+            e,
+            "no running domain is called 'nosuch'; running: Domain-0, web1"
+        );
         // A crashed domain has no vCPU to put a fault in.
         assert!(find_in(&list, "web2").is_err());
     }

@@ -23,7 +23,10 @@ pub fn mac_address(ip: Ipv4Addr) -> String {
 /// # Errors
 /// [`Error::BadGuest`] for what cannot be said in XML, and for HVM guests.
 pub fn domain_xml(guest: &GuestLayout) -> Result<String> {
-    let bad = |why: String| Error::BadGuest { name: guest.name.clone(), why };
+    let bad = |why: String| Error::BadGuest {
+        name: guest.name.clone(),
+        why,
+    };
     if guest.name.is_empty() || guest.name.len() > 200 || guest.name.contains('/') {
         return Err(bad("a name has 1 to 200 characters and no '/'".to_owned()));
     }
@@ -44,7 +47,9 @@ pub fn domain_xml(guest: &GuestLayout) -> Result<String> {
         GuestKind::Pv => "<type arch='x86_64' machine='xenpv'>linux</type>",
         GuestKind::Pvh => "<type arch='x86_64' machine='xenpvh'>xenpvh</type>",
         GuestKind::Hvm => {
-            return Err(bad("HVM guests cannot be started yet; use pv or pvh".to_owned()));
+            return Err(bad(
+                "HVM guests cannot be started yet; use pv or pvh".to_owned()
+            ));
         }
     };
     let mut xml = String::with_capacity(1024);
@@ -134,23 +139,37 @@ mod tests {
     #[test]
     fn a_pv_guest_with_a_network() {
         let xml = domain_xml(&guest()).unwrap();
-        assert!(xml.contains("<type arch='x86_64' machine='xenpv'>linux</type>"), "{xml}");
+        assert!(
+            xml.contains("<type arch='x86_64' machine='xenpv'>linux</type>"),
+            "{xml}"
+        );
         assert!(xml.contains("<source bridge='xenbr0'/>"));
         assert!(xml.contains("<mac address='00:16:3e:00:02:15'/>"));
     }
 
     #[test]
     fn a_pvh_guest_without_a_network() {
-        let xml =
-            domain_xml(&GuestLayout { kind: GuestKind::Pvh, ip: None, ..guest() }).unwrap();
-        assert!(xml.contains("<type arch='x86_64' machine='xenpvh'>xenpvh</type>"), "{xml}");
+        let xml = domain_xml(&GuestLayout {
+            kind: GuestKind::Pvh,
+            ip: None,
+            ..guest()
+        })
+        .unwrap();
+        assert!(
+            xml.contains("<type arch='x86_64' machine='xenpvh'>xenpvh</type>"),
+            "{xml}"
+        );
         assert!(!xml.contains("interface"));
     }
 
     #[test]
     fn nothing_in_a_layout_can_add_elements() {
         let args = "a</cmdline><kernel>/evil</kernel><cmdline x=\"&'";
-        let xml = domain_xml(&GuestLayout { args: args.to_owned(), ..guest() }).unwrap();
+        let xml = domain_xml(&GuestLayout {
+            args: args.to_owned(),
+            ..guest()
+        })
+        .unwrap();
         assert_eq!(xml.matches("<kernel>").count(), 1);
         assert_eq!(xml.matches("<cmdline").count(), 1);
         assert!(xml.contains("&lt;/cmdline&gt;"));
@@ -159,10 +178,34 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_refused_in_words() {
         for (guest, word) in [
-            (GuestLayout { kind: GuestKind::Hvm, ..guest() }, "HVM"),
-            (GuestLayout { args: "a\0b".to_owned(), ..guest() }, "args"),
-            (GuestLayout { name: "../x".to_owned(), ..guest() }, "name"),
-            (GuestLayout { memory_mib: 0, ..guest() }, "memory"),
+            (
+                GuestLayout {
+                    kind: GuestKind::Hvm,
+                    ..guest()
+                },
+                "HVM",
+            ),
+            (
+                GuestLayout {
+                    args: "a\0b".to_owned(),
+                    ..guest()
+                },
+                "args",
+            ),
+            (
+                GuestLayout {
+                    name: "../x".to_owned(),
+                    ..guest()
+                },
+                "name",
+            ),
+            (
+                GuestLayout {
+                    memory_mib: 0,
+                    ..guest()
+                },
+                "memory",
+            ),
         ] {
             let e = domain_xml(&guest).unwrap_err().to_string();
             assert!(e.contains(word), "{e}");

@@ -54,11 +54,16 @@ pub fn has_line(domain: &str, needle: &str, skip: u64) -> Result<bool> {
     if !path.exists() {
         return Ok(false);
     }
-    Ok(read_from(&path, Some(skip))?.iter().any(|line| line.contains(needle)))
+    Ok(read_from(&path, Some(skip))?
+        .iter()
+        .any(|line| line.contains(needle)))
 }
 
 fn read_from(path: &Path, skip: Option<u64>) -> Result<Vec<String>> {
-    let fail = |source| Error::File { path: path.to_owned(), source };
+    let fail = |source| Error::File {
+        path: path.to_owned(),
+        source,
+    };
     let mut file = File::open(path).map_err(fail)?;
     let len = file.metadata().map_err(fail)?.len();
     let from = match skip {

@@ -18,12 +18,20 @@ pub fn on_xen() -> bool {
 
 /// The running Xen's release, such as `4.20`.
 pub fn xen_release() -> Option<String> {
-    Some(format!("{}.{}", read("version/major")?, read("version/minor")?))
+    Some(format!(
+        "{}.{}",
+        read("version/major")?,
+        read("version/minor")?
+    ))
 }
 
 /// The running Xen's version, such as `4.20.0`.
 pub fn xen_version() -> Option<String> {
-    Some(format!("{}{}", xen_release()?, read("version/extra").unwrap_or_default()))
+    Some(format!(
+        "{}{}",
+        xen_release()?,
+        read("version/extra").unwrap_or_default()
+    ))
 }
 
 /// The running Xen's build id, in hexadecimal. Needs dom0.
@@ -60,7 +68,10 @@ fn uname(field: impl Fn(&nix::sys::utsname::UtsName) -> &std::ffi::OsStr) -> Str
 mod tests {
     #[test]
     fn a_build_id_is_written_in_hexadecimal() {
-        assert_eq!(super::hex_build_id(&[0xb7, 0x2f, 0]).as_deref(), Some("b72f00"));
+        assert_eq!(
+            super::hex_build_id(&[0xb7, 0x2f, 0]).as_deref(),
+            Some("b72f00")
+        );
         assert_eq!(super::hex_build_id(b"<denied>"), None);
     }
 

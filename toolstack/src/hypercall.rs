@@ -159,15 +159,25 @@ impl Hypercall {
             return Err(Error::NotAvailable(format!("opening {PRIVCMD}: {e}")));
         };
         // SAFETY: `handle` was just opened by the same library.
-        let buffer =
-            unsafe { lib.0.xencall_alloc_buffer(handle.as_ptr(), size_of::<Argument>()) };
+        let buffer = unsafe {
+            lib.0
+                .xencall_alloc_buffer(handle.as_ptr(), size_of::<Argument>())
+        };
         let Some(buffer) = NonNull::new(buffer.cast::<Argument>()) else {
             let source = io::Error::last_os_error();
             // SAFETY: opened above and not used after.
             unsafe { lib.0.xencall_close(handle.as_ptr()) };
-            return Err(Error::Hypercall { op: "allocating a hypercall buffer", source });
+            return Err(Error::Hypercall {
+                op: "allocating a hypercall buffer",
+                source,
+            });
         };
-        let mut this = Hypercall { lib, handle, buffer, slots: 0 };
+        let mut this = Hypercall {
+            lib,
+            handle,
+            buffer,
+            slots: 0,
+        };
         this.slots = this.info()?.capabilities.slots;
         Ok(this)
     }
@@ -178,7 +188,9 @@ impl Hypercall {
     /// As for [`Hypercall::open`].
     pub fn info(&self) -> Result<HypervisorInfo> {
         let mut caps = abi::xfi_capabilities::default();
-        self.call(abi::XFI_OP_capabilities, &mut caps).map_err(|e| match errno(&e) {
+        self.call(abi::XFI_OP_capabilities, &mut caps)
+            .map_err(|e| {
+                match errno(&e) {
             // The patch answers EPERM before it looks at anything; a Xen
             // without it, ENOSYS, whoever calls.
             Some(ENOSYS) => Error::NotAvailable(
@@ -187,7 +199,8 @@ impl Hypercall {
             ),
             Some(EPERM | EACCES) => Error::NotPermitted("the xfi hypercall"),
             _ => Error::Hypercall { op: "capabilities", source: e },
-        })?;
+        }
+            })?;
         if caps.magic != abi::XFI_MAGIC {
             return Err(Error::NotAvailable(format!(
                 "something else answers hypercall {} of the running Xen (magic {:#x})",
@@ -228,17 +241,23 @@ impl Hypercall {
     pub fn arm(&self, request: &ArmRequest) -> Result<InjectionId> {
         const OP: &str = "arm";
         let mut arm = record::arm_argument(request);
-        self.call(abi::XFI_OP_arm, &mut arm).map_err(|e| match errno(&e) {
-            Some(ESRCH) => Error::NoSuchDomainId { domid: request.domid.0 },
-            Some(ENOENT) => Error::NoSuchVcpu {
-                domain: request.domid.to_string(),
-                vcpu: request.vcpu.0,
-                vcpus: 0,
-            },
-            Some(EBUSY) => Error::Busy { domid: request.domid.0, vcpu: request.vcpu.0 },
-            Some(ENOSPC) => Error::NoFreeSlot { slots: self.slots },
-            _ => common(OP, e),
-        })?;
+        self.call(abi::XFI_OP_arm, &mut arm)
+            .map_err(|e| match errno(&e) {
+                Some(ESRCH) => Error::NoSuchDomainId {
+                    domid: request.domid.0,
+                },
+                Some(ENOENT) => Error::NoSuchVcpu {
+                    domain: request.domid.to_string(),
+                    vcpu: request.vcpu.0,
+                    vcpus: 0,
+                },
+                Some(EBUSY) => Error::Busy {
+                    domid: request.domid.0,
+                    vcpu: request.vcpu.0,
+                },
+                Some(ENOSPC) => Error::NoFreeSlot { slots: self.slots },
+                _ => common(OP, e),
+            })?;
         Ok(InjectionId(arm.id))
     }
 
@@ -253,10 +272,11 @@ impl Hypercall {
             id: id.0,
             ..Default::default()
         };
-        self.call(abi::XFI_OP_status, &mut status).map_err(|e| match errno(&e) {
-            Some(ENOENT | ESRCH) => Error::NoSuchInjection(id.0),
-            _ => common(OP, e),
-        })?;
+        self.call(abi::XFI_OP_status, &mut status)
+            .map_err(|e| match errno(&e) {
+                Some(ENOENT | ESRCH) => Error::NoSuchInjection(id.0),
+                _ => common(OP, e),
+            })?;
         record::snapshot(&status).map_err(|what| Error::Nonsense { op: OP, what })
     }
 
@@ -313,7 +333,9 @@ impl Drop for Hypercall {
     fn drop(&mut self) {
         // SAFETY: both were opened by this library and are not used after.
         unsafe {
-            self.lib.0.xencall_free_buffer(self.handle.as_ptr(), self.buffer.as_ptr().cast());
+            self.lib
+                .0
+                .xencall_free_buffer(self.handle.as_ptr(), self.buffer.as_ptr().cast());
             self.lib.0.xencall_close(self.handle.as_ptr());
         }
     }

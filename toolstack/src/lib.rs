@@ -26,7 +26,7 @@ mod xenstore;
 pub use domains::{DomainTable, Target};
 pub use domxml::{BRIDGE, domain_xml, mac_address};
 pub use error::{Error, Result};
-pub use hypercall::{ArmRequest, HypervisorInfo, Hypercall, RegisterMasks, Snapshot};
+pub use hypercall::{ArmRequest, Hypercall, HypervisorInfo, RegisterMasks, Snapshot};
 #[cfg(feature = "libvirt")]
 pub use libvirt::{Libvirt, StartOutcome};
 pub use xenctl::{MachineInfo, XenControl, XenDomain};

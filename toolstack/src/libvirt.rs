@@ -36,7 +36,10 @@ impl Libvirt {
     }
 
     fn connection(&mut self) -> Result<&Connect> {
-        let alive = self.connection.as_ref().is_some_and(|c| c.is_alive().unwrap_or(false));
+        let alive = self
+            .connection
+            .as_ref()
+            .is_some_and(|c| c.is_alive().unwrap_or(false));
         if !alive {
             self.connection = None;
             // Errors are returned; they need not be printed as well.
@@ -80,7 +83,9 @@ impl Libvirt {
             if !crashed && let Some(id) = domid(&domain) {
                 return Ok(StartOutcome::WasRunning(id));
             }
-            domain.destroy().map_err(|e| failed(&format!("destroying '{name}'"), &e))?;
+            domain
+                .destroy()
+                .map_err(|e| failed(&format!("destroying '{name}'"), &e))?;
         }
         let domain = Domain::create_xml(connection, &xml, 0).map_err(|e| Error::Libvirt {
             what: format!("starting '{name}'"),
@@ -101,9 +106,9 @@ impl Libvirt {
         let connection = self.connection()?;
         let active = |d: &Domain| d.is_active().unwrap_or(false);
         match Self::lookup(connection, name)?.filter(active) {
-            Some(domain) => {
-                domain.destroy().map_err(|e| failed(&format!("destroying '{name}'"), &e))
-            }
+            Some(domain) => domain
+                .destroy()
+                .map_err(|e| failed(&format!("destroying '{name}'"), &e)),
             None => Err(Error::NoSuchDomain {
                 name: name.to_owned(),
                 running: self
@@ -156,7 +161,10 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 fn domid(domain: &Domain) -> Option<DomId> {
-    domain.get_id().and_then(|id| u16::try_from(id).ok()).map(DomId)
+    domain
+        .get_id()
+        .and_then(|id| u16::try_from(id).ok())
+        .map(DomId)
 }
 
 fn state(state: sys::virDomainState) -> DomainState {
@@ -179,5 +187,8 @@ fn kind(os_type: &str) -> Option<GuestKind> {
 }
 
 fn failed(what: &str, e: &virt::error::Error) -> Error {
-    Error::Libvirt { what: what.to_owned(), message: e.message().to_owned() }
+    Error::Libvirt {
+        what: what.to_owned(),
+        message: e.message().to_owned(),
+    }
 }

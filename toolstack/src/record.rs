@@ -148,7 +148,10 @@ pub(crate) fn snapshot(status: &abi::xfi_status) -> Result<Snapshot, String> {
 }
 
 fn registers(regs: &abi::xfi_regs) -> RegisterFile {
-    Register::ALL.iter().map(|r| (*r, Hex64(regs.r[*r as usize]))).collect()
+    Register::ALL
+        .iter()
+        .map(|r| (*r, Hex64(regs.r[*r as usize])))
+        .collect()
 }
 
 #[cfg(test)]
@@ -211,19 +214,30 @@ mod tests {
     fn a_request_becomes_the_argument_that_the_header_describes() {
         let arm = arm_argument(&request());
         assert_eq!((arm.domid, arm.vcpu, arm.reg), (3, 1, abi::XFI_REG_R12));
-        assert_eq!((arm.rip_start, arm.rip_end, arm.mask), (0x10, 0x20, 1 << 40));
+        assert_eq!(
+            (arm.rip_start, arm.rip_end, arm.mask),
+            (0x10, 0x20, 1 << 40)
+        );
         assert_eq!((arm.nth, arm.not_before_ns, arm.expire_ns), (2, 5, 9));
         assert_eq!(arm.flags, abi::XFI_ARM_USER);
         assert_eq!(arm.version, abi::XFI_ABI_VERSION);
-        let all = ArmRequest { rip: None, mode: None, expire_ns: None, dummy: true, ..request() };
+        let all = ArmRequest {
+            rip: None,
+            mode: None,
+            expire_ns: None,
+            dummy: true,
+            ..request()
+        };
         let arm = arm_argument(&all);
         assert_eq!((arm.rip_start, arm.rip_end, arm.expire_ns), (0, 0, 0));
         assert_eq!(arm.flags, abi::XFI_ARM_DUMMY);
     }
 
     fn fired() -> abi::xfi_status {
-        let mut status =
-            abi::xfi_status { state: abi::XFI_STATE_FIRED, ..Default::default() };
+        let mut status = abi::xfi_status {
+            state: abi::XFI_STATE_FIRED,
+            ..Default::default()
+        };
         let r = &mut status.record;
         r.id = 7;
         r.domid = 3;

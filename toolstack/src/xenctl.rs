@@ -55,7 +55,9 @@ pub struct XenControl {
 
 impl std::fmt::Debug for XenControl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("XenControl").field("release", &self.release).finish_non_exhaustive()
+        f.debug_struct("XenControl")
+            .field("release", &self.release)
+            .finish_non_exhaustive()
     }
 }
 
@@ -73,7 +75,10 @@ impl XenControl {
         let release = host::xen_release().unwrap_or_else(|| RELEASE.to_owned());
         let soname = format!("libxenctrl.so.{release}");
         // Debian keeps a release's own libraries apart from the linker's path.
-        let names = [soname.clone(), format!("/usr/lib/xen-{release}/lib/x86_64-linux-gnu/{soname}")];
+        let names = [
+            soname.clone(),
+            format!("/usr/lib/xen-{release}/lib/x86_64-linux-gnu/{soname}"),
+        ];
         let mut reasons = Vec::new();
         for name in names {
             // SAFETY: the functions declared in xenctrl.h and used here have
@@ -94,7 +99,12 @@ impl XenControl {
         // SAFETY: null loggers ask for the default one; no flags are set.
         let handle = unsafe { lib.xc_interface_open(null_mut(), null_mut(), 0) };
         match NonNull::new(handle) {
-            Some(handle) => Ok(XenControl { lib, handle, release, ring_index: 0 }),
+            Some(handle) => Ok(XenControl {
+                lib,
+                handle,
+                release,
+                ring_index: 0,
+            }),
             None => Err(Error::NotAvailable(format!(
                 "libxenctrl cannot open its interface: {}",
                 io::Error::last_os_error()
@@ -140,7 +150,10 @@ impl XenControl {
             };
             let Ok(got) = usize::try_from(got) else {
                 let source = io::Error::last_os_error();
-                return Err(Error::Hypercall { op: "listing domains", source });
+                return Err(Error::Hypercall {
+                    op: "listing domains",
+                    source,
+                });
             };
             if got < room || room >= MAX_DOMAINS {
                 infos.truncate(got);
@@ -161,7 +174,10 @@ impl XenControl {
         // SAFETY: `info` is the structure that this release's library writes.
         if unsafe { self.lib.xc_physinfo(self.handle.as_ptr(), &mut info) } < 0 {
             let source = io::Error::last_os_error();
-            return Err(Error::Hypercall { op: "reading the machine's size", source });
+            return Err(Error::Hypercall {
+                op: "reading the machine's size",
+                source,
+            });
         }
         Ok(MachineInfo {
             cpus: info.nr_cpus,
@@ -213,7 +229,10 @@ impl XenControl {
             };
             if ret < 0 {
                 let source = io::Error::last_os_error();
-                return Err(Error::Hypercall { op: "reading Xen's console ring", source });
+                return Err(Error::Hypercall {
+                    op: "reading Xen's console ring",
+                    source,
+                });
             }
             let count = (count as usize).min(RING_CHUNK);
             all.extend_from_slice(&chunk[..count]);
@@ -275,7 +294,11 @@ fn kind(flags: u32, emulated: u32) -> GuestKind {
 fn lines(bytes: &[u8]) -> Vec<String> {
     String::from_utf8_lossy(bytes)
         .lines()
-        .map(|line| line.trim_end_matches(['\r', '\0']).trim_start_matches('\0').to_owned())
+        .map(|line| {
+            line.trim_end_matches(['\r', '\0'])
+                .trim_start_matches('\0')
+                .to_owned()
+        })
         .filter(|line| !line.is_empty())
         .collect()
 }
@@ -302,15 +325,24 @@ mod tests {
     #[test]
     fn pvh_is_told_from_hvm_by_what_is_emulated() {
         assert_eq!(kind(0, 0), GuestKind::Pv);
-        assert_eq!(kind(ctrl::XEN_DOMINF_hvm_guest, ctrl::XEN_X86_EMU_LAPIC), GuestKind::Pvh);
         assert_eq!(
-            kind(ctrl::XEN_DOMINF_hvm_guest, ctrl::XEN_X86_EMU_LAPIC | ctrl::XEN_X86_EMU_PM),
+            kind(ctrl::XEN_DOMINF_hvm_guest, ctrl::XEN_X86_EMU_LAPIC),
+            GuestKind::Pvh
+        );
+        assert_eq!(
+            kind(
+                ctrl::XEN_DOMINF_hvm_guest,
+                ctrl::XEN_X86_EMU_LAPIC | ctrl::XEN_X86_EMU_PM
+            ),
             GuestKind::Hvm
         );
     }
 
     #[test]
     fn console_bytes_become_clean_lines() {
-        assert_eq!(lines(b"(XEN) one\r\n\n(XEN) t\xffo\n\0"), ["(XEN) one", "(XEN) t\u{fffd}o"]);
+        assert_eq!(
+            lines(b"(XEN) one\r\n\n(XEN) t\xffo\n\0"),
+            ["(XEN) one", "(XEN) t\u{fffd}o"]
+        );
     }
 }

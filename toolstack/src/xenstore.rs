@@ -50,12 +50,17 @@ impl XenStore {
         }
         match OpenOptions::new().read(true).write(true).open(DEVICE) {
             Ok(device) => Ok(Self::over(device)),
-            Err(e) => Err(Error::NotAvailable(format!("no XenStore: {SOCKET}, {DEVICE}: {e}"))),
+            Err(e) => Err(Error::NotAvailable(format!(
+                "no XenStore: {SOCKET}, {DEVICE}: {e}"
+            ))),
         }
     }
 
     fn over(stream: impl Stream + 'static) -> Self {
-        XenStore { stream: Box::new(stream), next_request: 1 }
+        XenStore {
+            stream: Box::new(stream),
+            next_request: 1,
+        }
     }
 
     /// The value at `path`; none when there is no such node.
@@ -64,8 +69,10 @@ impl XenStore {
     /// When the store cannot be reached or does not answer in time; the
     /// connection is then of no further use.
     pub fn read(&mut self, path: &str) -> Result<Option<String>> {
-        self.transact(path)
-            .map_err(|source| Error::XenStore { what: format!("reading {path}"), source })
+        self.transact(path).map_err(|source| Error::XenStore {
+            what: format!("reading {path}"),
+            source,
+        })
     }
 
     /// A domain's name.
@@ -111,7 +118,9 @@ impl XenStore {
             if answers != id {
                 continue;
             }
-            let text = String::from_utf8_lossy(&payload).trim_end_matches('\0').to_owned();
+            let text = String::from_utf8_lossy(&payload)
+                .trim_end_matches('\0')
+                .to_owned();
             return match kind {
                 XS_READ => Ok(Some(text)),
                 XS_ERROR if text == "ENOENT" => Ok(None),
@@ -122,7 +131,10 @@ impl XenStore {
                 )),
             };
         }
-        Err(io::Error::new(io::ErrorKind::InvalidData, "no answer to this request"))
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "no answer to this request",
+        ))
     }
 }
 
@@ -148,7 +160,10 @@ mod tests {
     #[test]
     fn reads_a_value_and_passes_over_other_answers() {
         let mut store = answering(vec![(XS_READ, 99, b"old"), (XS_READ, 1, b"web1")]);
-        assert_eq!(store.domain_name(DomId(1)).unwrap(), Some("web1".to_owned()));
+        assert_eq!(
+            store.domain_name(DomId(1)).unwrap(),
+            Some("web1".to_owned())
+        );
     }
 
     #[test]

@@ -25,7 +25,9 @@ fn main() {
     println!("cargo::rustc-env=XFI_XEN_RELEASE={}", release(&include));
 
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let include_text = include.to_str().unwrap_or_else(|| fail("the include path is not UTF-8"));
+    let include_text = include
+        .to_str()
+        .unwrap_or_else(|| fail("the include path is not UTF-8"));
     let base = || {
         bindgen::Builder::default()
             .clang_arg(format!("-I{include_text}"))
@@ -39,7 +41,10 @@ fn main() {
 
     write(
         base()
-            .header_contents("xfi-wrapper.h", "#include <stdint.h>\n#include <xen/xfi.h>\n")
+            .header_contents(
+                "xfi-wrapper.h",
+                "#include <stdint.h>\n#include <xen/xfi.h>\n",
+            )
             .allowlist_item("xfi_.*")
             .allowlist_var("XFI_.*")
             .derive_debug(true)
@@ -78,7 +83,9 @@ fn include_dir() -> PathBuf {
     let manifest = env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
     let root = Path::new(&manifest).join("../..");
     let root = root.canonicalize().unwrap_or(root);
-    root.join("target/xen").join(DEFAULT_RELEASE).join("include")
+    root.join("target/xen")
+        .join(DEFAULT_RELEASE)
+        .join("include")
 }
 
 /// The release the headers belong to: `…/4.20/include` tells it.

@@ -114,7 +114,11 @@ impl Agent {
     }
 
     fn emit(&mut self, seq: u64, body: EventBody) {
-        let event = Event { seq, at_ns: monotonic_ns(), body };
+        let event = Event {
+            seq,
+            at_ns: monotonic_ns(),
+            body,
+        };
         let mut line = match serde_json::to_vec(&event) {
             Ok(line) => line,
             Err(e) => {
@@ -133,12 +137,14 @@ impl Agent {
     }
 
     fn line(&mut self, line: Line) {
-        let bad = |message: String| Refusal { code: AgentErrorCode::BadRequest, message };
+        let bad = |message: String| Refusal {
+            code: AgentErrorCode::BadRequest,
+            message,
+        };
         let bytes = match line {
             Line::Whole(bytes) => bytes,
             Line::TooLong => {
-                let message =
-                    format!("a request of more than {} bytes", crate::lines::LONGEST);
+                let message = format!("a request of more than {} bytes", crate::lines::LONGEST);
                 return self.refuse(0, bad(message));
             }
         };
@@ -165,7 +171,13 @@ impl Agent {
     }
 
     fn refuse(&mut self, seq: u64, refusal: Refusal) {
-        self.emit(seq, EventBody::Error { code: refusal.code, message: refusal.message });
+        self.emit(
+            seq,
+            EventBody::Error {
+                code: refusal.code,
+                message: refusal.message,
+            },
+        );
     }
 
     fn handle(&mut self, request: Request) -> Handled {
@@ -270,7 +282,9 @@ impl Agent {
                 }
             }
             waiting = still;
-            let Some((guest, _)) = waiting.first() else { break };
+            let Some((guest, _)) = waiting.first() else {
+                break;
+            };
             if Instant::now() >= end {
                 let last = guest_console::tail(&guest.name, 3).unwrap_or_default();
                 return Err(Refusal {
@@ -280,7 +294,11 @@ impl Agent {
                         guest.name,
                         guest.ready_line,
                         patience.as_millis(),
-                        if last.is_empty() { "none".to_owned() } else { last.join(" | ") }
+                        if last.is_empty() {
+                            "none".to_owned()
+                        } else {
+                            last.join(" | ")
+                        }
                     ),
                 });
             }
@@ -322,7 +340,9 @@ impl Agent {
         // Before the drawn moment there is nothing to ask.
         let first = Duration::from_nanos(run.fault.as_ref().map_or(0, |f| f.trigger.after_ns));
         let observe = run.observe_ms.map(Duration::from_millis);
-        let end = injection.is_none().then(|| start + observe.unwrap_or_default());
+        let end = injection
+            .is_none()
+            .then(|| start + observe.unwrap_or_default());
         if let Some(armed) = &injection {
             let (id, domid) = (armed.id(), armed.domid());
             self.known.push_back((id, armed.domain().to_owned()));
@@ -354,7 +374,9 @@ impl Agent {
     /// Does what is due in the run under way.
     fn tick(&mut self) {
         let now = Instant::now();
-        let Some(mut run) = self.run.take_if(|run| run.wakes() <= now) else { return };
+        let Some(mut run) = self.run.take_if(|run| run.wakes() <= now) else {
+            return;
+        };
         if let Some(mut armed) = run.injection.take() {
             match armed.poll() {
                 Ok(Some(ended)) => {
@@ -384,7 +406,13 @@ impl Agent {
     /// Reports an injection's end; tells how long ago it was.
     fn ended(&mut self, seq: u64, armed: &Armed<Hypercall>, ended: Ended) -> Duration {
         let age_ns = armed.age_ns(&ended);
-        self.emit(seq, EventBody::Injection { record: ended.record, age_ns });
+        self.emit(
+            seq,
+            EventBody::Injection {
+                record: ended.record,
+                age_ns,
+            },
+        );
         Duration::from_nanos(age_ns)
     }
 
@@ -404,7 +432,9 @@ impl Agent {
     }
 
     fn cancel(&mut self) {
-        let Some(mut run) = self.run.take() else { return };
+        let Some(mut run) = self.run.take() else {
+            return;
+        };
         if let Some(mut armed) = run.injection.take() {
             match armed.disarm() {
                 Ok(ended) => {

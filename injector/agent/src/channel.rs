@@ -55,13 +55,26 @@ impl Channel {
 
     pub(crate) fn device(path: PathBuf) -> Self {
         Channel {
-            kind: Kind::Device { path, file: None, quiet_until: None, connected: false },
+            kind: Kind::Device {
+                path,
+                file: None,
+                quiet_until: None,
+                connected: false,
+            },
         }
     }
 
     /// Opens the device if need be. A port that is not there yet is waited for.
     fn open(&mut self) -> Option<&mut File> {
-        let Kind::Device { path, file, quiet_until, .. } = &mut self.kind else { return None };
+        let Kind::Device {
+            path,
+            file,
+            quiet_until,
+            ..
+        } = &mut self.kind
+        else {
+            return None;
+        };
         if file.is_none() {
             match OpenOptions::new()
                 .read(true)
@@ -78,11 +91,18 @@ impl Channel {
 
     /// Sleeps until there is input, `wake` is readable or `until` has come.
     /// True when it is worth reading.
-    pub(crate) fn wait(&mut self, wake: BorrowedFd<'_>, until: Option<Instant>) -> io::Result<bool> {
+    pub(crate) fn wait(
+        &mut self,
+        wake: BorrowedFd<'_>,
+        until: Option<Instant>,
+    ) -> io::Result<bool> {
         self.open();
         let mut until = until;
         let quiet = match &self.kind {
-            Kind::Device { quiet_until: Some(quiet), .. } => Some(*quiet),
+            Kind::Device {
+                quiet_until: Some(quiet),
+                ..
+            } => Some(*quiet),
             _ => None,
         };
         if let Some(quiet) = quiet {
@@ -111,8 +131,10 @@ impl Channel {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(e.into()),
         }
-        let readable =
-            fds.get(1).and_then(PollFd::revents).is_some_and(|events| !events.is_empty());
+        let readable = fds
+            .get(1)
+            .and_then(PollFd::revents)
+            .is_some_and(|events| !events.is_empty());
         if let Kind::Device { quiet_until, .. } = &mut self.kind
             && quiet_until.is_some_and(|q| q <= Instant::now())
         {
@@ -130,8 +152,15 @@ impl Channel {
                 Err(e) if retry(&e) => Ok(Got::Nothing),
                 Err(e) => Err(e),
             },
-            Kind::Device { file, quiet_until, connected, .. } => {
-                let Some(open) = file else { return Ok(Got::Nothing) };
+            Kind::Device {
+                file,
+                quiet_until,
+                connected,
+                ..
+            } => {
+                let Some(open) = file else {
+                    return Ok(Got::Nothing);
+                };
                 match open.read(buffer) {
                     Ok(0) => {
                         *quiet_until = Some(Instant::now() + LONELY);
@@ -201,5 +230,8 @@ fn write_patiently(file: &mut File, mut line: &[u8]) -> io::Result<()> {
 }
 
 fn retry(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+    matches!(
+        e.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }

@@ -38,13 +38,19 @@ pub(crate) struct Refusal {
 
 impl From<Error> for Refusal {
     fn from(e: Error) -> Self {
-        Refusal { code: xfi_injector::error_code(&e), message: e.to_string() }
+        Refusal {
+            code: xfi_injector::error_code(&e),
+            message: e.to_string(),
+        }
     }
 }
 
 impl From<xfi_injector::InjectError> for Refusal {
     fn from(e: xfi_injector::InjectError) -> Self {
-        Refusal { code: e.code(), message: e.to_string() }
+        Refusal {
+            code: e.code(),
+            message: e.to_string(),
+        }
     }
 }
 
@@ -85,7 +91,9 @@ impl Host {
 
     /// The domains as Xen has them: cheap, no daemon involved.
     pub(crate) fn domains(&mut self) -> Result<Vec<DomainInfo>> {
-        let cheap = self.control().and_then(|(control, table)| table.list(control));
+        let cheap = self
+            .control()
+            .and_then(|(control, table)| table.list(control));
         #[cfg(feature = "dom0")]
         if matches!(cheap, Err(Error::NotAvailable(_))) && self.hypercall().is_ok() {
             // Another release's libxenctrl: libvirt hides the difference.
@@ -110,15 +118,25 @@ impl Host {
     }
 
     pub(crate) fn target(&mut self, name: &str) -> Result<Target> {
-        let cheap = self.control().and_then(|(control, table)| table.find(control, name));
+        let cheap = self
+            .control()
+            .and_then(|(control, table)| table.find(control, name));
         #[cfg(feature = "dom0")]
         if matches!(cheap, Err(Error::NotAvailable(_))) {
             let list = self.libvirt.list()?;
             let running = || list.iter().filter(|d| d.domid.is_some());
             return match running().find(|d| d.name == name) {
-                Some(DomainInfo { domid: Some(domid), kind: Some(kind), vcpus, .. }) => {
-                    Ok(Target { name: name.to_owned(), domid: *domid, kind: *kind, vcpus: *vcpus })
-                }
+                Some(DomainInfo {
+                    domid: Some(domid),
+                    kind: Some(kind),
+                    vcpus,
+                    ..
+                }) => Ok(Target {
+                    name: name.to_owned(),
+                    domid: *domid,
+                    kind: *kind,
+                    vcpus: *vcpus,
+                }),
                 _ => Err(Error::NoSuchDomain {
                     name: name.to_owned(),
                     running: running().map(|d| d.name.clone()).collect(),
@@ -171,15 +189,18 @@ impl Host {
         use xfi_toolstack::StartOutcome;
         Ok(match self.libvirt.start(guest)? {
             StartOutcome::Started(id) => (true, format!("{} started, domain {id}", guest.name)),
-            StartOutcome::WasRunning(id) => {
-                (false, format!("{} is running already, domain {id}", guest.name))
-            }
+            StartOutcome::WasRunning(id) => (
+                false,
+                format!("{} is running already, domain {id}", guest.name),
+            ),
         })
     }
 
     #[cfg(feature = "dom0")]
     pub(crate) fn destroy(&mut self, name: &str) -> Result<()> {
-        let domid = self.target(name).ok().map(|target| target.domid);
+        // One that crashed and was kept has an id, too.
+        let list = self.domains().unwrap_or_default();
+        let domid = list.iter().find(|d| d.name == name).and_then(|d| d.domid);
         self.libvirt.destroy(name)?;
         self.table.forget(name);
         // libvirt returns while Xen still frees the domain's memory.

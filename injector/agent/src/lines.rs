@@ -78,6 +78,9 @@ mod tests {
             assert!(lines.push(&chunk).is_empty());
             assert!(lines.partial.capacity() <= 2 * LONGEST);
         }
-        assert_eq!(lines.push(b"\nok\n"), [Line::TooLong, Line::Whole(b"ok".to_vec())]);
+        assert_eq!(
+            lines.push(b"\nok\n"),
+            [Line::TooLong, Line::Whole(b"ok".to_vec())]
+        );
     }
 }

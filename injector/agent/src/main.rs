@@ -25,12 +25,19 @@ Arms faults only on a host that has opted in: touch /etc/xfi/allow-injection.
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
-    let words: Vec<_> = args.iter().map(|a| a.to_str().unwrap_or_default()).collect();
+    let words: Vec<_> = args
+        .iter()
+        .map(|a| a.to_str().unwrap_or_default())
+        .collect();
     let channel = match words.as_slice() {
         ["--device", _] => channel::Channel::device(PathBuf::from(&args[1])),
         ["--stdio"] => channel::Channel::stdio(),
         ["--version"] => {
-            println!("xfi-agent {} (protocol {})", env!("CARGO_PKG_VERSION"), xfi_model::PROTOCOL_VERSION);
+            println!(
+                "xfi-agent {} (protocol {})",
+                env!("CARGO_PKG_VERSION"),
+                xfi_model::PROTOCOL_VERSION
+            );
             return ExitCode::SUCCESS;
         }
         ["--help" | "-h"] => {

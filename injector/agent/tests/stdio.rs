@@ -27,14 +27,18 @@ impl Agent {
         let (tell, events) = channel();
         std::thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
-                let event = serde_json::from_str(&line)
-                    .unwrap_or_else(|e| panic!("no event: {e}: {line}"));
+                let event =
+                    serde_json::from_str(&line).unwrap_or_else(|e| panic!("no event: {e}: {line}"));
                 if tell.send(event).is_err() {
                     break;
                 }
             }
         });
-        Agent { input: child.stdin.take(), child, events }
+        Agent {
+            input: child.stdin.take(),
+            child,
+            events,
+        }
     }
 
     fn send(&mut self, line: &str) {
@@ -44,7 +48,9 @@ impl Agent {
     }
 
     fn next(&mut self) -> Event {
-        self.events.recv_timeout(PATIENCE).expect("an event in time")
+        self.events
+            .recv_timeout(PATIENCE)
+            .expect("an event in time")
     }
 
     fn ask(&mut self, line: &str) -> EventBody {
@@ -150,19 +156,29 @@ fn what_is_no_request_is_refused_and_the_next_one_served() {
     assert_eq!(agent.next().seq, 77);
     // Empty lines are nothing.
     agent.send("\n \n");
-    assert!(matches!(agent.ask(r#"{"seq":2,"command":"hello"}"#), EventBody::Hello(_)));
+    assert!(matches!(
+        agent.ask(r#"{"seq":2,"command":"hello"}"#),
+        EventBody::Hello(_)
+    ));
 }
 
 #[test]
 fn an_endless_line_is_refused_once_and_the_next_one_served() {
     let mut agent = Agent::start();
     agent.send(&"x".repeat(3 * 1024 * 1024));
-    let Event { body: EventBody::Error { code, message }, .. } = agent.next() else {
+    let Event {
+        body: EventBody::Error { code, message },
+        ..
+    } = agent.next()
+    else {
         panic!("no error");
     };
     assert_eq!(code, AgentErrorCode::BadRequest);
     assert!(message.contains("1048576"), "{message}");
-    assert!(matches!(agent.ask(r#"{"seq":2,"command":"hello"}"#), EventBody::Hello(_)));
+    assert!(matches!(
+        agent.ask(r#"{"seq":2,"command":"hello"}"#),
+        EventBody::Hello(_)
+    ));
 }
 
 #[test]
@@ -181,7 +197,10 @@ fn requests_are_read_while_a_run_is_under_way_and_cancel_ends_it() {
     assert_eq!((first.seq, first.body), (1, EventBody::Done));
     assert_eq!((second.seq, second.body), (3, EventBody::Done));
     // Nothing is under way: done at once.
-    assert_eq!(agent.ask(r#"{"seq":4,"command":"cancel"}"#), EventBody::Done);
+    assert_eq!(
+        agent.ask(r#"{"seq":4,"command":"cancel"}"#),
+        EventBody::Done
+    );
 }
 
 #[test]
@@ -211,14 +230,20 @@ fn the_end_of_input_ends_a_run_under_way() {
     agent.send(
         r#"{"seq":1,"command":"run","fault":null,"poll_ms":5,"observe_ms":600000,"final_checks":false}"#,
     );
-    assert!(matches!(agent.ask(r#"{"seq":2,"command":"hello"}"#), EventBody::Hello(_)));
+    assert!(matches!(
+        agent.ask(r#"{"seq":2,"command":"hello"}"#),
+        EventBody::Hello(_)
+    ));
     assert!(agent.end().success());
 }
 
 #[test]
 fn a_signal_ends_the_agent_in_order() {
     let mut agent = Agent::start();
-    assert!(matches!(agent.ask(r#"{"seq":2,"command":"hello"}"#), EventBody::Hello(_)));
+    assert!(matches!(
+        agent.ask(r#"{"seq":2,"command":"hello"}"#),
+        EventBody::Hello(_)
+    ));
     let pid = nix::unistd::Pid::from_raw(i32::try_from(agent.child.id()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     assert!(agent.wait().success());
@@ -227,7 +252,10 @@ fn a_signal_ends_the_agent_in_order() {
 #[test]
 fn bad_arguments_are_named() {
     for args in [&[][..], &["--device"], &["--nosuch"], &["--stdio", "more"]] {
-        let out = Command::new(env!("CARGO_BIN_EXE_xfi-agent")).args(args).output().unwrap();
+        let out = Command::new(env!("CARGO_BIN_EXE_xfi-agent"))
+            .args(args)
+            .output()
+            .unwrap();
         assert_eq!(out.status.code(), Some(2), "{args:?}");
         let text = String::from_utf8(out.stderr).unwrap();
         assert!(text.contains("usage"), "{text}");
