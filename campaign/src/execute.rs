@@ -22,8 +22,9 @@ const TICK: Duration = Duration::from_millis(20);
 /// The agent answers this late at most after a restore: its code is translated
 /// anew.
 const ARM_PATIENCE: Duration = Duration::from_secs(15);
-/// After the load's end, the host integrity test must be answered within this.
-const CHECK_PATIENCE: Duration = Duration::from_secs(3);
+/// After the load's end, the host integrity test must be answered within this
+/// and one client timeout, which follows the machine's speed.
+const CHECK_PATIENCE: Duration = Duration::from_secs(5);
 /// The console gets this long to print the rest of a panic.
 const PANIC_GRACE: Duration = Duration::from_millis(300);
 /// How often the agent asks Xen whether it fired.
@@ -192,6 +193,7 @@ fn observe(
 
     let planned_ns = load.duration_ns + 2 * timing.timeout_ns;
     let watchdog = Instant::now() + Duration::from_nanos(planned_ns) + ctx.watchdog;
+    let check_patience = CHECK_PATIENCE + Duration::from_nanos(timing.timeout_ns);
     let mut driver_ended: Option<Instant> = None;
     loop {
         step(testbed, seq, milestones, live)?;
@@ -216,7 +218,7 @@ fn observe(
             break;
         }
         if let Some(ended) = driver_ended
-            && (live.agent_done || ended.elapsed() >= CHECK_PATIENCE)
+            && (live.agent_done || ended.elapsed() >= check_patience)
         {
             break;
         }
