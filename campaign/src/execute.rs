@@ -24,7 +24,7 @@ const TICK: Duration = Duration::from_millis(20);
 const ARM_PATIENCE: Duration = Duration::from_secs(15);
 /// After the load's end, the host integrity test must be answered within this
 /// and one client timeout, which follows the machine's speed.
-const CHECK_PATIENCE: Duration = Duration::from_secs(5);
+const CHECK_PATIENCE: Duration = Duration::from_secs(10);
 /// The console gets this long to print the rest of a panic.
 const PANIC_GRACE: Duration = Duration::from_millis(300);
 /// How often the agent asks Xen whether it fired.

@@ -18,7 +18,7 @@ use xfi_model::{IntegrityCheck, IntegrityResult};
 pub const DIRECTORY: &str = "/run/xfi/integrity";
 
 /// How long one check may take.
-pub const DEADLINE: Duration = Duration::from_secs(2);
+pub const DEADLINE: Duration = Duration::from_secs(8);
 
 const FILES: usize = 16;
 const LINES: u64 = 512;
