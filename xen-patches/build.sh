@@ -196,7 +196,7 @@ run() { # <name> <command...>: quiet unless it fails
 }
 
 # What Xen calls its changeset: not that of the repository around it.
-echo "${orig%.orig.tar.xz} with xfi series $hash" >"$src/xen/.scmversion"
+echo "${orig%.orig.tar.xz} with xfi series $hash" >"$src/.scmversion"
 
 say "hypervisor: make -j$jobs (most of the time)"
 cp "$src/debian/xen-kconfig" "$src/xen/.config"
