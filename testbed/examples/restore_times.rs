@@ -29,16 +29,26 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for run in 0..runs {
         let start = Instant::now();
         let report = testbed.reset(SnapshotIndex(run % count), &evidence)?;
-        testbed.agent()?.ask(Command::Domains, Duration::from_secs(30))?;
+        testbed
+            .agent()?
+            .ask(Command::Domains, Duration::from_secs(30))?;
         answers.push(start.elapsed());
         restores.push(report.restore);
         assert_eq!(testbed.health(), Health::Running);
     }
     testbed.stop()?;
-    for (what, mut times) in [("restore to running", restores), ("to the agent's answer", answers)] {
+    for (what, mut times) in [
+        ("restore to running", restores),
+        ("to the agent's answer", answers),
+    ] {
         times.sort();
         let at = |q: usize| times[(times.len() - 1) * q / 100];
-        println!("{what}: p50 {:.1?}, p95 {:.1?}, n {}", at(50), at(95), times.len());
+        println!(
+            "{what}: p50 {:.1?}, p95 {:.1?}, n {}",
+            at(50),
+            at(95),
+            times.len()
+        );
     }
     println!(
         "peak RSS {} MiB, private {} MiB",

@@ -62,18 +62,24 @@ impl Artifacts {
     pub fn find() -> Result<Artifacts, TestbedError> {
         if let Some(root) = std::env::var_os("XFI_ARTIFACTS").filter(|v| !v.is_empty()) {
             let root = PathBuf::from(root);
-            let root = root.canonicalize().context("finding $XFI_ARTIFACTS", &root)?;
+            let root = root
+                .canonicalize()
+                .context("finding $XFI_ARTIFACTS", &root)?;
             return Ok(Artifacts { root });
         }
         let starts = [
             std::env::current_dir().ok(),
-            std::env::current_exe().ok().and_then(|p| p.canonicalize().ok()),
+            std::env::current_exe()
+                .ok()
+                .and_then(|p| p.canonicalize().ok()),
         ];
         starts
             .into_iter()
             .flatten()
             .find_map(|start| source_tree(&start))
-            .map(|tree| Artifacts { root: tree.join("target") })
+            .map(|tree| Artifacts {
+                root: tree.join("target"),
+            })
             .ok_or(TestbedError::NoArtifactRoot)
     }
 
@@ -125,31 +131,38 @@ impl Artifacts {
             &files.agent,
             &files.ssh_key,
         ];
-        let missing: Vec<String> =
-            all.iter().filter(|p| !p.is_file()).map(|p| self.relative(p)).collect();
+        let missing: Vec<String> = all
+            .iter()
+            .filter(|p| !p.is_file())
+            .map(|p| self.relative(p))
+            .collect();
         if missing.is_empty() {
             Ok(files)
         } else {
-            Err(TestbedError::NotBuilt { missing, command: "xfi testbed build".to_owned() })
+            Err(TestbedError::NotBuilt {
+                missing,
+                command: "xfi testbed build".to_owned(),
+            })
         }
     }
 
-    /// The agent that was built last.
+    /// The agent as `make agent` builds it; another build only where that is
+    /// missing, so that building something else does not change the testbed.
     fn agent(&self) -> PathBuf {
-        let candidates = ["agent", "release", "debug"].map(|p| self.root.join(p).join("xfi-agent"));
-        let newest = candidates
+        let builds = ["agent", "release", "debug"].map(|p| self.root.join(p).join("xfi-agent"));
+        builds
             .iter()
-            .filter_map(|p| Some((p.metadata().ok()?.modified().ok()?, p)))
-            .max_by_key(|(modified, _)| *modified);
-        match newest {
-            Some((_, path)) => path.clone(),
-            None => candidates[0].clone(),
-        }
+            .find(|p| p.is_file())
+            .unwrap_or(&builds[0])
+            .clone()
     }
 
     fn relative(&self, path: &Path) -> String {
         let base = self.root.parent().unwrap_or(&self.root);
-        path.strip_prefix(base).unwrap_or(path).display().to_string()
+        path.strip_prefix(base)
+            .unwrap_or(path)
+            .display()
+            .to_string()
     }
 
     /// Digests of everything that `layout`'s testbed is made of.
@@ -181,7 +194,9 @@ impl Artifacts {
     /// The guests' kernel symbols; empty when they are not there.
     pub fn guest_kernel_symbols(&self) -> SymbolTable {
         let dir = self.image_dir().join("symbols");
-        let Ok(entries) = std::fs::read_dir(&dir) else { return SymbolTable::default() };
+        let Ok(entries) = std::fs::read_dir(&dir) else {
+            return SymbolTable::default();
+        };
         entries
             .filter_map(|e| Some(e.ok()?.path()))
             .filter(|p| p.is_file())
@@ -195,5 +210,37 @@ fn is_source_tree(dir: &Path) -> bool {
 }
 
 fn source_tree(start: &Path) -> Option<PathBuf> {
-    start.ancestors().find(|dir| is_source_tree(dir)).map(Path::to_owned)
+    start
+        .ancestors()
+        .find(|dir| is_source_tree(dir))
+        .map(Path::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_with_what_makes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifacts = Artifacts::at(dir.path().join("target"));
+        let layout = crate::find_layout("http").unwrap();
+        let e = artifacts.require(&layout).unwrap_err().to_string();
+        assert!(
+            e.contains("target/xen/4.20/xen, target/image/current/vmlinux-dom0"),
+            "{e}"
+        );
+        assert!(e.ends_with("run: xfi testbed build"), "{e}");
+    }
+
+    #[test]
+    fn the_source_tree_is_found_from_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("a/b");
+        std::fs::create_dir_all(&inner).unwrap();
+        assert_eq!(source_tree(&inner), None);
+        std::fs::create_dir(dir.path().join("xen-patches")).unwrap();
+        std::fs::write(dir.path().join("Cargo.toml"), "").unwrap();
+        assert_eq!(source_tree(&inner).as_deref(), Some(dir.path()));
+    }
 }

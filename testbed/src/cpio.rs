@@ -18,15 +18,41 @@ pub(crate) fn write(out: &mut impl Write, members: &[Member<'_>]) -> io::Result<
     for (i, member) in members.iter().enumerate() {
         entry(out, i as u32 + 1, member)?;
     }
-    entry(out, 0, &Member { name: "TRAILER!!!", mode: 0, data: &[] })
+    entry(
+        out,
+        0,
+        &Member {
+            name: "TRAILER!!!",
+            mode: 0,
+            data: &[],
+        },
+    )
 }
 
 fn entry(out: &mut impl Write, inode: u32, member: &Member<'_>) -> io::Result<()> {
     let too_large = |_| io::Error::new(io::ErrorKind::InvalidInput, "file too large for cpio");
     let size = u32::try_from(member.data.len()).map_err(too_large)?;
     let name_size = member.name.len() as u32 + 1;
-    let links = if member.mode & 0o170_000 == 0o040_000 { 2 } else { 1 };
-    let fields = [inode, member.mode, 0, 0, links, 0, size, 0, 0, 0, 0, name_size, 0];
+    let links = if member.mode & 0o170_000 == 0o040_000 {
+        2
+    } else {
+        1
+    };
+    let fields = [
+        inode,
+        member.mode,
+        0,
+        0,
+        links,
+        0,
+        size,
+        0,
+        0,
+        0,
+        0,
+        name_size,
+        0,
+    ];
     out.write_all(b"070701")?;
     for field in fields {
         write!(out, "{field:08X}")?;
@@ -54,8 +80,16 @@ mod tests {
         write(
             &mut out,
             &[
-                Member { name: "xfi", mode: 0o040_755, data: &[] },
-                Member { name: "xfi/xfi-agent", mode: 0o100_755, data: b"#!/bin/sh\necho\n" },
+                Member {
+                    name: "xfi",
+                    mode: 0o040_755,
+                    data: &[],
+                },
+                Member {
+                    name: "xfi/xfi-agent",
+                    mode: 0o100_755,
+                    data: b"#!/bin/sh\necho\n",
+                },
             ],
         )
         .unwrap();

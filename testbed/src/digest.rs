@@ -32,7 +32,11 @@ impl DigestCache {
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default();
-        DigestCache { file: file.to_owned(), entries, changed: false }
+        DigestCache {
+            file: file.to_owned(),
+            entries,
+            changed: false,
+        }
     }
 
     /// The digest of `path`'s content, in hexadecimal.
@@ -47,8 +51,12 @@ impl DigestCache {
             return Ok(e.sha256.clone());
         }
         let sha256 = sha256_file(&real)?;
-        let entry =
-            Entry { inode: meta.ino(), size: meta.size(), mtime_ns, sha256: sha256.clone() };
+        let entry = Entry {
+            inode: meta.ino(),
+            size: meta.size(),
+            mtime_ns,
+            sha256: sha256.clone(),
+        };
         self.entries.insert(key, entry);
         self.changed = true;
         Ok(sha256)
@@ -59,7 +67,9 @@ impl DigestCache {
         if !self.changed {
             return;
         }
-        let Ok(text) = serde_json::to_vec_pretty(&self.entries) else { return };
+        let Ok(text) = serde_json::to_vec_pretty(&self.entries) else {
+            return;
+        };
         if let Some(dir) = self.file.parent() {
             let _ = std::fs::create_dir_all(dir);
         }
@@ -106,7 +116,10 @@ mod tests {
         std::fs::write(&file, "abc").unwrap();
         let mut c = DigestCache::open(&cache);
         let abc = c.sha256(&file).unwrap();
-        assert_eq!(abc, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            abc,
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
         c.save();
         let mut c = DigestCache::open(&cache);
         assert_eq!(c.sha256(&file).unwrap(), abc);

@@ -222,7 +222,11 @@ pub enum TestbedError {
 
 fn log_tail(text: &str) -> String {
     let text = text.trim();
-    if text.is_empty() { String::new() } else { format!(": {text}") }
+    if text.is_empty() {
+        String::new()
+    } else {
+        format!(": {text}")
+    }
 }
 
 /// Gives an I/O error the file it is about.
@@ -232,6 +236,10 @@ pub(crate) trait IoContext<T> {
 
 impl<T> IoContext<T> for io::Result<T> {
     fn context(self, what: &'static str, path: &Path) -> Result<T, TestbedError> {
-        self.map_err(|source| TestbedError::Io { what, path: path.to_owned(), source })
+        self.map_err(|source| TestbedError::Io {
+            what,
+            path: path.to_owned(),
+            source,
+        })
     }
 }

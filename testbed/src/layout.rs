@@ -75,8 +75,10 @@ pub fn parse_layout(text: &str, path: &str) -> Result<Layout, TestbedError> {
             message: e.message().replace('\n', " "),
         }
     })?;
-    check(&layout)
-        .map_err(|message| TestbedError::LayoutInvalid { path: path.to_owned(), message })?;
+    check(&layout).map_err(|message| TestbedError::LayoutInvalid {
+        path: path.to_owned(),
+        message,
+    })?;
     Ok(layout)
 }
 
@@ -89,12 +91,18 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 
 fn check(layout: &Layout) -> Result<(), String> {
     if layout.format != FORMAT {
-        return Err(format!("format = {} is not supported; valid: {FORMAT}", layout.format));
+        return Err(format!(
+            "format = {} is not supported; valid: {FORMAT}",
+            layout.format
+        ));
     }
     name_ok("name", &layout.name)?;
     let host = &layout.host;
     if !(512..=65536).contains(&host.memory_mib) {
-        return Err(format!("host.memory_mib = {}; valid: 512 to 65536", host.memory_mib));
+        return Err(format!(
+            "host.memory_mib = {}; valid: 512 to 65536",
+            host.memory_mib
+        ));
     }
     if !(1..=16).contains(&host.smp) {
         return Err(format!("host.smp = {}; valid: 1 to 16", host.smp));
@@ -103,15 +111,22 @@ fn check(layout: &Layout) -> Result<(), String> {
         return Err(format!("host.cpu = {:?} contains white space", host.cpu));
     }
     if host.dom0_args.contains(',') {
-        return Err("host.dom0_args contains a comma, at which QEMU would split the list of \
+        return Err(
+            "host.dom0_args contains a comma, at which QEMU would split the list of \
                     boot modules; write the arguments without commas"
-            .to_owned());
+                .to_owned(),
+        );
     }
     check_guests(layout)?;
     match &layout.default_target {
         Some(target) if !layout.guests.iter().any(|g| &g.name == target) => Err(format!(
             "default_target = '{target}' is no guest of this layout; valid: {}",
-            layout.guests.iter().map(|g| g.name.as_str()).collect::<Vec<_>>().join(", ")
+            layout
+                .guests
+                .iter()
+                .map(|g| g.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
         )),
         _ => Ok(()),
     }
@@ -125,19 +140,25 @@ fn check_guests(layout: &Layout) -> Result<(), String> {
         let name = guest.name.as_str();
         name_ok("guest name", name)?;
         if !names.insert(name) {
-            return Err(format!("two domains are called '{name}'; names must differ"));
+            return Err(format!(
+                "two domains are called '{name}'; names must differ"
+            ));
         }
         if !(1..=32).contains(&guest.vcpus) {
             return Err(format!("{name}: vcpus = {}; valid: 1 to 32", guest.vcpus));
         }
         if guest.kind == GuestKind::Hvm {
-            return Err(format!("{name}: HVM guests are not supported yet; valid: pv, pvh"));
+            return Err(format!(
+                "{name}: HVM guests are not supported yet; valid: pv, pvh"
+            ));
         }
         if guest.ready_line.trim().is_empty() {
             return Err(format!("{name}: ready_line is empty"));
         }
         if guest.port == Some(0) {
-            return Err(format!("{name}: port = 0 is no TCP port; valid: 1 to 65535"));
+            return Err(format!(
+                "{name}: port = 0 is no TCP port; valid: 1 to 65535"
+            ));
         }
         memory += u64::from(guest.memory_mib);
         match guest.ip {
@@ -171,10 +192,109 @@ fn name_ok(what: &str, name: &str) -> Result<(), String> {
     let ok = !name.is_empty()
         && name.len() <= 32
         && !name.starts_with('-')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     if ok {
         Ok(())
     } else {
-        Err(format!("{what} '{name}' is not valid: 1 to 32 of a-z A-Z 0-9 - _, not starting with -"))
+        Err(format!(
+            "{what} '{name}' is not valid: 1 to 32 of a-z A-Z 0-9 - _, not starting with -"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = include_str!("../../layouts/http.toml");
+
+    fn error(from: &str, to: &str) -> String {
+        assert!(GOOD.contains(from), "the layout no longer has {from:?}");
+        parse_layout(&GOOD.replacen(from, to, 1), "l.toml")
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn the_layouts_we_ship_are_good() {
+        for name in layout_names() {
+            let layout = find_layout(name).unwrap();
+            assert_eq!(layout.name, name);
+            assert!(layout.default_target.is_some());
+        }
+    }
+
+    #[test]
+    fn syntax_errors_say_where() {
+        let e = error("smp = 1", "smp = one");
+        assert!(e.starts_with("l.toml:10:7: "), "{e}");
+        let e = error("smp = 1", "smp = 1\nsmpp = 2");
+        assert!(
+            e.starts_with("l.toml:11:1: ") && e.contains("smpp") && !e.contains('\n'),
+            "{e}"
+        );
+        let e = error("kind = \"pv\"", "kind = \"pvx\"");
+        assert!(e.contains("pvx") && e.contains("pvh"), "{e}");
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_the_name_and_the_valid_values() {
+        for (from, to, expected) in [
+            (
+                "format = 1",
+                "format = 2",
+                "format = 2 is not supported; valid: 1",
+            ),
+            (
+                "name = \"web2\"",
+                "name = \"web1\"",
+                "two domains are called 'web1'",
+            ),
+            (
+                "name = \"web2\"",
+                "name = \"we b2\"",
+                "'we b2' is not valid",
+            ),
+            (
+                "ip = \"10.0.2.22\"",
+                "ip = \"10.0.2.21\"",
+                "another guest's",
+            ),
+            ("ip = \"10.0.2.22\"", "ip = \"10.0.2.15\"", "is dom0's"),
+            (
+                "ip = \"10.0.2.22\"",
+                "ip = \"192.168.1.1\"",
+                "outside 10.0.2.0/24",
+            ),
+            ("ip = \"10.0.2.22\"", "", "has a port but no ip"),
+            ("console=hvc0 root", "console=hvc0,tty root", "a comma"),
+            (
+                "default_target = \"web1\"",
+                "default_target = \"w\"",
+                "valid: web1, web2",
+            ),
+            (
+                "memory_mib = 128",
+                "memory_mib = 4096",
+                "the host only 1536 MiB",
+            ),
+            ("smp = 1", "smp = 0", "valid: 1 to 16"),
+        ] {
+            let e = error(from, to);
+            assert!(
+                e.starts_with("layout l.toml: ") && e.contains(expected),
+                "{e}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_layout_is_answered_with_the_known_ones() {
+        let e = find_layout("nosuch").unwrap_err().to_string();
+        assert!(e.contains("'nosuch'") && e.contains("http, kat"), "{e}");
+        let e = find_layout("./nosuch.toml").unwrap_err().to_string();
+        assert!(e.contains("./nosuch.toml"), "{e}");
     }
 }

@@ -19,10 +19,13 @@ mod symbols;
 pub mod up;
 
 pub use artifacts::{Artifacts, BootFiles, Digests};
-pub use emulated::{EmulatedTestbed, SnapshotSet, capacity, installed_qemu, is_panic_line, remove_snapshots};
+pub use emulated::{
+    EmulatedTestbed, SnapshotSet, capacity, installed_qemu, is_panic_line, remove_snapshots,
+};
 pub use error::TestbedError;
 pub use layout::{find_layout, layout_names, load_layout, parse_layout};
 pub use link::{AgentLink, LinkError};
+pub use private::use_runtime_dir;
 pub use progress::{Progress, ProgressFn};
 pub use symbols::SymbolTable;
 

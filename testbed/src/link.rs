@@ -32,7 +32,9 @@ pub struct AgentLink {
 
 impl std::fmt::Debug for AgentLink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AgentLink").field("next_seq", &self.next_seq).finish_non_exhaustive()
+        f.debug_struct("AgentLink")
+            .field("next_seq", &self.next_seq)
+            .finish_non_exhaustive()
     }
 }
 
@@ -88,6 +90,31 @@ impl AgentLink {
         self
     }
 
+    /// Says hello until the agent answers. A new client of a virtio-serial port
+    /// needs this: dom0 learns that it is there by another way than what it
+    /// says, and an agent that is faster drops its answer.
+    ///
+    /// # Errors
+    /// [`LinkError::Timeout`] after `within`, and as for `next_event`.
+    pub(crate) fn greet(&mut self, within: Duration) -> Result<Event, LinkError> {
+        let deadline = Instant::now() + within;
+        let mut patience = Duration::from_millis(500);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.ask(Command::Hello, patience.min(left)) {
+                Ok(mut events) => {
+                    // An answer that was late is nobody's.
+                    self.first_seq = self.next_seq;
+                    self.waiting.clear();
+                    return events.pop().ok_or(LinkError::Closed);
+                }
+                Err(LinkError::Timeout(_)) if Instant::now() < deadline => patience *= 2,
+                Err(LinkError::Timeout(_)) => return Err(LinkError::Timeout(within)),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
     /// Sends a request and returns the sequence number its events will carry.
     ///
     /// # Errors
@@ -102,7 +129,11 @@ impl AgentLink {
         }
         serde_json::to_writer(&mut line, &Request { seq, command }).map_err(io::Error::from)?;
         line.push(b'\n');
-        match self.writer.write_all(&line).and_then(|()| self.writer.flush()) {
+        match self
+            .writer
+            .write_all(&line)
+            .and_then(|()| self.writer.flush())
+        {
             Ok(()) => Ok(seq),
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(LinkError::Closed),
             Err(e) => Err(e.into()),
@@ -281,21 +312,49 @@ mod tests {
         let events = link.ask(Command::Cancel, SECOND).unwrap();
         assert_eq!(events.len(), 1);
         let kept = link.next_event(Instant::now()).unwrap().unwrap();
-        assert_eq!(kept.body, EventBody::Progress { message: "m".to_owned() });
+        assert_eq!(
+            kept.body,
+            EventBody::Progress {
+                message: "m".to_owned()
+            }
+        );
+    }
+
+    #[test]
+    fn a_greeting_that_is_lost_is_said_again() {
+        let mut link = agent(
+            "",
+            vec![
+                "",
+                "{\"seq\":SEQ,\"at_ns\":2,\"event\":\"error\",\"code\":\"failed\",\"message\":\"m\"}\n",
+                "{\"seq\":SEQ,\"at_ns\":3,\"event\":\"done\"}\n",
+            ],
+        );
+        let event = link.greet(10 * SECOND).unwrap();
+        assert_eq!(event.at_ns, 2);
+        assert_eq!(link.ask(Command::Cancel, SECOND).unwrap()[0].at_ns, 3);
     }
 
     #[test]
     fn silence_rubbish_and_an_end_are_told_apart() {
-        let mut link = agent("", vec!["{\"seq\":SEQ,\"at_ns\":2,\"event\":\"done\"}\nrubbish\n"]);
+        let mut link = agent(
+            "",
+            vec!["{\"seq\":SEQ,\"at_ns\":2,\"event\":\"done\"}\nrubbish\n"],
+        );
         link.ask(Command::Cancel, SECOND).unwrap();
         let e = link.next_event(Instant::now() + SECOND).unwrap_err();
-        assert!(matches!(&e, LinkError::Malformed(t) if t.contains("rubbish")), "{e}");
+        assert!(
+            matches!(&e, LinkError::Malformed(t) if t.contains("rubbish")),
+            "{e}"
+        );
         let e = link.next_event(Instant::now() + SECOND).unwrap_err();
         assert!(matches!(e, LinkError::Closed), "{e}");
 
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let mut link = AgentLink::over_socket(ours).unwrap();
-        let e = link.ask(Command::Hello, Duration::from_millis(20)).unwrap_err();
+        let e = link
+            .ask(Command::Hello, Duration::from_millis(20))
+            .unwrap_err();
         assert!(matches!(e, LinkError::Timeout(_)), "{e}");
     }
 }

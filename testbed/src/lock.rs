@@ -73,10 +73,7 @@ impl Lock {
 
     /// Takes the lock alone, however long that takes. `waiting` is told once
     /// who has it.
-    pub(crate) fn exclusive(
-        path: &Path,
-        waiting: impl FnOnce(&str),
-    ) -> Result<Lock, TestbedError> {
+    pub(crate) fn exclusive(path: &Path, waiting: impl FnOnce(&str)) -> Result<Lock, TestbedError> {
         let pid = match Lock::try_exclusive(path)? {
             Ok(lock) => return Ok(lock),
             Err(pid) => pid,
@@ -157,7 +154,9 @@ mod tests {
         let path = dir.path().join("lock");
         // What a process that was killed leaves behind.
         std::fs::write(&path, "99999999\n").unwrap();
-        let held = Lock::try_exclusive(&path).unwrap().expect("nobody holds it");
+        let held = Lock::try_exclusive(&path)
+            .unwrap()
+            .expect("nobody holds it");
         let other = Lock::try_exclusive(&path).unwrap().unwrap_err();
         assert_eq!(other, std::process::id().to_string());
         assert!(Lock::try_shared(&path).unwrap().is_none());

@@ -18,7 +18,11 @@ pub(crate) fn need_memory(what: &str, needed_mib: u64) -> Result<(), TestbedErro
     if available_mib >= needed_mib {
         return Ok(());
     }
-    Err(TestbedError::Memory { what: what.to_owned(), needed_mib, available_mib })
+    Err(TestbedError::Memory {
+        what: what.to_owned(),
+        needed_mib,
+        available_mib,
+    })
 }
 
 /// MiB free on the file system of `dir`.
@@ -55,8 +59,12 @@ fn field_kib(text: &str, name: &str) -> Option<u64> {
 /// uses it must be ready to try another.
 pub(crate) fn free_port() -> Result<u16, TestbedError> {
     let what = Path::new("127.0.0.1");
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("finding a port on", what)?;
-    Ok(listener.local_addr().context("finding a port on", what)?.port())
+    let listener =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("finding a port on", what)?;
+    Ok(listener
+        .local_addr()
+        .context("finding a port on", what)?
+        .port())
 }
 
 /// Whether this port on 127.0.0.1 is free just now.
@@ -67,8 +75,9 @@ pub(crate) fn port_is_free(port: u16) -> bool {
 /// Now, `CLOCK_MONOTONIC`, nanoseconds.
 pub(crate) fn monotonic_ns() -> u64 {
     use nix::time::{ClockId, clock_gettime};
-    clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |t| {
+        t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64
+    })
 }
 
 #[cfg(test)]
@@ -85,8 +94,13 @@ mod tests {
 
     #[test]
     fn too_much_memory_is_refused_with_the_figures() {
-        let e = need_memory("start 9000 workers", u64::MAX).unwrap_err().to_string();
-        assert!(e.contains("start 9000 workers") && e.contains("are available"), "{e}");
+        let e = need_memory("start 9000 workers", u64::MAX)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            e.contains("start 9000 workers") && e.contains("are available"),
+            "{e}"
+        );
     }
 
     #[test]

@@ -6,16 +6,30 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 fn uid() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
 
-/// The directory for sockets, locks and what is running: `$XDG_RUNTIME_DIR/xfi`,
-/// else `/tmp/xfi-UID`. Short, because a socket's path may have 107 bytes.
+static RUNTIME_DIR: OnceLock<PathBuf> = OnceLock::new();
+
+/// Uses `dir` for sockets, locks and the long-lived testbed, so that tests do
+/// not meet the user's own. Once, before anything else; later calls change
+/// nothing.
+#[doc(hidden)]
+pub fn use_runtime_dir(dir: PathBuf) {
+    let _ = RUNTIME_DIR.set(dir);
+}
+
+/// The directory for sockets, locks and what is running: `$XFI_RUNTIME_DIR`,
+/// else `$XDG_RUNTIME_DIR/xfi`, else `/tmp/xfi-UID`. Short, because a socket's
+/// path may have 107 bytes.
 pub(crate) fn runtime_dir() -> Result<PathBuf, TestbedError> {
-    let dir = match std::env::var_os("XFI_RUNTIME_DIR").filter(|v| !v.is_empty()) {
-        Some(dir) => PathBuf::from(dir),
+    let chosen = RUNTIME_DIR.get().cloned();
+    let from_env = std::env::var_os("XFI_RUNTIME_DIR").filter(|v| !v.is_empty());
+    let dir = match chosen.or(from_env.map(PathBuf::from)) {
+        Some(dir) => dir,
         None => match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
             Some(base) if base.is_absolute() && base.is_dir() && base.as_os_str().len() < 48 => {
                 base.join("xfi")
@@ -45,7 +59,12 @@ pub(crate) fn private_dir(dir: &Path) -> Result<(), TestbedError> {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
         Err(e) => return Err(e).context("creating", dir),
     }
-    let bad = |why: String| Err(TestbedError::UnsafeDirectory { path: dir.to_owned(), why });
+    let bad = |why: String| {
+        Err(TestbedError::UnsafeDirectory {
+            path: dir.to_owned(),
+            why,
+        })
+    };
     let meta = dir.symlink_metadata().context("reading", dir)?;
     if !meta.is_dir() {
         return bad("is not a directory".to_owned());
@@ -77,7 +96,12 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Resu
 }
 
 fn create(path: &Path, mode: u32) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(path)
 }
 
 /// Removes a directory and all in it; one that is not there is no error.

@@ -37,8 +37,14 @@ pub(crate) fn step<T, E>(
     work: impl FnOnce(&mut ProgressFn<'_>) -> Result<T, E>,
 ) -> Result<T, E> {
     let start = std::time::Instant::now();
-    progress(Progress::Begin { step: name, expected });
+    progress(Progress::Begin {
+        step: name,
+        expected,
+    });
     let out = work(progress)?;
-    progress(Progress::End { step: name, took: start.elapsed() });
+    progress(Progress::End {
+        step: name,
+        took: start.elapsed(),
+    });
     Ok(out)
 }

@@ -20,7 +20,9 @@ impl SymbolTable {
     /// # Errors
     /// When the file cannot be read.
     pub fn load(path: &Path) -> Result<SymbolTable, TestbedError> {
-        Ok(SymbolTable::parse(&std::fs::read_to_string(path).context("reading", path)?))
+        Ok(SymbolTable::parse(
+            &std::fs::read_to_string(path).context("reading", path)?,
+        ))
     }
 
     /// Parses `address type name` lines; others are skipped, and so are
@@ -41,7 +43,11 @@ impl SymbolTable {
         if !known_end && offset >= REACH {
             return None;
         }
-        Some(if offset == 0 { name.clone() } else { format!("{name}+{offset:#x}") })
+        Some(if offset == 0 {
+            name.clone()
+        } else {
+            format!("{name}+{offset:#x}")
+        })
     }
 
     /// Whether there are none.
@@ -84,8 +90,14 @@ ffff82d040233f10 T vcpu_block
     #[test]
     fn an_address_gets_the_symbol_before_it() {
         let t = SymbolTable::parse(XEN);
-        assert_eq!(t.lookup(0xffff_82d0_4023_3a42).as_deref(), Some("csched2_schedule+0x12"));
-        assert_eq!(t.lookup(0xffff_82d0_4020_4390).as_deref(), Some("hvm_hypercall"));
+        assert_eq!(
+            t.lookup(0xffff_82d0_4023_3a42).as_deref(),
+            Some("csched2_schedule+0x12")
+        );
+        assert_eq!(
+            t.lookup(0xffff_82d0_4020_4390).as_deref(),
+            Some("hvm_hypercall")
+        );
     }
 
     #[test]
@@ -93,7 +105,10 @@ ffff82d040233f10 T vcpu_block
         let t = SymbolTable::parse(XEN);
         assert_eq!(t.lookup(0x10), None);
         assert_eq!(t.lookup(u64::MAX), None);
-        assert_eq!(t.lookup(0xffff_82d0_4023_3f11).as_deref(), Some("vcpu_block+0x1"));
+        assert_eq!(
+            t.lookup(0xffff_82d0_4023_3f11).as_deref(),
+            Some("vcpu_block+0x1")
+        );
         assert_eq!(SymbolTable::default().lookup(5), None);
     }
 
@@ -104,6 +119,9 @@ ffff82d040233f10 T vcpu_block
              ffffffff81001230 T __pfx_schedule\nffffffff81001240 T schedule [xen_netfront]\n",
         );
         assert_eq!(t.len(), 2);
-        assert_eq!(t.lookup(0xffff_ffff_8100_1241).as_deref(), Some("schedule+0x1"));
+        assert_eq!(
+            t.lookup(0xffff_ffff_8100_1241).as_deref(),
+            Some("schedule+0x1")
+        );
     }
 }

@@ -21,6 +21,9 @@ const FORMAT: u32 = 1;
 /// How long a second client waits for the first.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// A host that has panicked never answers; one that is busy does.
+const GREETED_WITHIN: Duration = Duration::from_secs(20);
+
 /// What the testbed takes beside its snapshot, MiB.
 const NEEDED_MIB: u64 = 400;
 
@@ -107,7 +110,10 @@ pub fn up(
     let _lock = lock(&runtime)?;
     let dir = up_dir(&runtime);
     if let Some(info) = recorded(&dir) {
-        return Err(TestbedError::AlreadyUp { layout: info.layout.name, pid: info.pid });
+        return Err(TestbedError::AlreadyUp {
+            layout: info.layout.name,
+            pid: info.pid,
+        });
     }
     clear(&dir)?;
     if let Some(port) = options.ssh_port.filter(|p| !port_is_free(*p)) {
@@ -120,9 +126,20 @@ pub fn up(
     let set = SnapshotSet::prepare(artifacts, layout, 1, progress)?;
     need_memory("keep the testbed up", NEEDED_MIB)?;
     let mut forwards = set.forwards(Some(ssh))?;
-    let started = step(progress, "restoring the snapshot", Duration::from_secs(2), |_| {
-        start(artifacts, &set, &dir, &mut forwards, options.ssh_port.is_some())
-    });
+    let started = step(
+        progress,
+        "restoring the snapshot",
+        Duration::from_secs(2),
+        |_| {
+            start(
+                artifacts,
+                &set,
+                &dir,
+                &mut forwards,
+                options.ssh_port.is_some(),
+            )
+        },
+    );
     match started {
         Ok((info, _)) => Ok(info),
         Err(e) => {
@@ -160,7 +177,11 @@ fn start(
         ssh_port: forwards.ssh.unwrap_or_default(),
         ssh_port_fixed,
         ssh_key: set.files().ssh_key.clone(),
-        endpoints: set.endpoints(forwards).into_iter().map(|e| (e.guest, e.addr)).collect(),
+        endpoints: set
+            .endpoints(forwards)
+            .into_iter()
+            .map(|e| (e.guest, e.addr))
+            .collect(),
         console_log,
         console_socket: dir.join("console"),
         started_unix_s: unix_now(),
@@ -250,12 +271,15 @@ impl Up {
     /// then gets [`TestbedError::ClientBusy`]. The link holds the client lock.
     ///
     /// # Errors
-    /// As said, and when QEMU is gone.
+    /// As said, when QEMU is gone, and when the agent does not answer within
+    /// 20 seconds.
     pub fn connect(&self) -> Result<AgentLink, TestbedError> {
         let dir = up_dir(&self.runtime);
         let client = Lock::exclusive_within(&dir.join("client.lock"), PATIENCE)?
             .map_err(|pid| TestbedError::ClientBusy { pid })?;
-        Ok(AgentLink::connect(&dir.join("agent"))?.holding(client))
+        let mut link = AgentLink::connect(&dir.join("agent"))?.holding(client);
+        link.greet(GREETED_WITHIN)?;
+        Ok(link)
     }
 
     /// Puts it back to its snapshot; ports stay. The console's log begins
@@ -279,7 +303,13 @@ impl Up {
         }
         drop(client);
         clear(&dir)?;
-        match start(&artifacts, &set, &dir, &mut forwards, self.info.ssh_port_fixed) {
+        match start(
+            &artifacts,
+            &set,
+            &dir,
+            &mut forwards,
+            self.info.ssh_port_fixed,
+        ) {
             Ok((info, restore)) => {
                 self.info = info;
                 Ok(ResetReport { restore })
@@ -303,8 +333,18 @@ impl Up {
             "UserKnownHostsFile=/dev/null",
             "LogLevel=ERROR",
         ];
-        let mut command = vec!["ssh".to_owned(), "-i".to_owned(), key, "-p".to_owned(), port];
-        command.extend(options.iter().flat_map(|o| ["-o".to_owned(), (*o).to_owned()]));
+        let mut command = vec![
+            "ssh".to_owned(),
+            "-i".to_owned(),
+            key,
+            "-p".to_owned(),
+            port,
+        ];
+        command.extend(
+            options
+                .iter()
+                .flat_map(|o| ["-o".to_owned(), (*o).to_owned()]),
+        );
         command.push("root@127.0.0.1".to_owned());
         command
     }

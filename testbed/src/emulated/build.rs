@@ -42,7 +42,13 @@ pub(crate) struct Job<'a> {
 
 /// Makes snapshot `index`.
 pub(crate) fn make(job: &Job<'_>, progress: &mut ProgressFn<'_>) -> Result<(), TestbedError> {
-    let Job { layout, files, store, index, .. } = job;
+    let Job {
+        layout,
+        files,
+        store,
+        index,
+        ..
+    } = job;
     need_memory(
         &format!("boot the testbed '{}'", layout.name),
         u64::from(layout.host.memory_mib) + OVERHEAD_MIB,
@@ -61,7 +67,10 @@ pub(crate) fn make(job: &Job<'_>, progress: &mut ProgressFn<'_>) -> Result<(), T
     link(&disk, &dir.join(command::DISK))?;
 
     let which = format!("snapshot {} of {}", index + 1, job.count);
-    let mut forwards = Forwards { ssh: None, services: Vec::new() };
+    let mut forwards = Forwards {
+        ssh: None,
+        services: Vec::new(),
+    };
     for _ in serving(layout) {
         forwards.services.push(free_port()?);
     }
@@ -80,11 +89,18 @@ pub(crate) fn make(job: &Job<'_>, progress: &mut ProgressFn<'_>) -> Result<(), T
         machine.watch_console()?;
         machine.connect_agent()?;
         let hello = hello(&mut machine, AGENT_WITHIN, "waiting for dom0's agent")?;
-        tracing::info!("{} {:?} {:?}", hello.hostname, hello.xen_version, hello.xen_build_id);
+        tracing::info!(
+            "{} {:?} {:?}",
+            hello.hostname,
+            hello.xen_version,
+            hello.xen_build_id
+        );
         Ok::<_, TestbedError>(machine)
     })?;
     let name = format!("starting {} guests ({which})", layout.guests.len());
-    step(progress, &name, Duration::from_secs(15), |p| prepare_guests(&mut machine, layout, p))?;
+    step(progress, &name, Duration::from_secs(15), |p| {
+        prepare_guests(&mut machine, layout, p)
+    })?;
     let endpoints = endpoints(layout, &forwards);
     let name = format!("warming up ({which})");
     let warm = step(progress, &name, Duration::from_secs(10), |_| {
@@ -121,12 +137,18 @@ pub(crate) fn hello(
     let event = ask(machine, xfi_model::Command::Hello, within, doing, |_| ())?;
     let EventBody::Hello(hello) = event else {
         let message = format!("it answered Hello with {event:?}");
-        return Err(TestbedError::Agent { doing: "say who it is".to_owned(), message });
+        return Err(TestbedError::Agent {
+            doing: "say who it is".to_owned(),
+            message,
+        });
     };
     if hello.protocol == PROTOCOL_VERSION {
         Ok(hello)
     } else {
-        Err(TestbedError::Protocol { theirs: hello.protocol, ours: PROTOCOL_VERSION })
+        Err(TestbedError::Protocol {
+            theirs: hello.protocol,
+            ours: PROTOCOL_VERSION,
+        })
     }
 }
 
@@ -149,7 +171,10 @@ fn ask(
             Ok(Some(event)) => match event.body {
                 EventBody::Progress { message } => on_progress(&message),
                 EventBody::Error { message, .. } => {
-                    return Err(TestbedError::Agent { doing: doing.to_owned(), message });
+                    return Err(TestbedError::Agent {
+                        doing: doing.to_owned(),
+                        message,
+                    });
                 }
                 body => return Ok(body),
             },
@@ -193,7 +218,10 @@ fn save(
     ram: &Path,
     progress: &mut ProgressFn<'_>,
 ) -> Result<(), TestbedError> {
-    let (state, template) = (snapshot_dir.join("state"), snapshot_dir.join("template.qcow2"));
+    let (state, template) = (
+        snapshot_dir.join("state"),
+        snapshot_dir.join("template.qcow2"),
+    );
     let mut why = String::new();
     for tried in 0..SNAPSHOT_TRIES {
         if tried > 0 {
@@ -213,25 +241,36 @@ fn save(
         let text = format!("a trial restore failed ({why}); taking the snapshot again");
         progress(Progress::Note { text: &text });
     }
-    Err(TestbedError::SnapshotUnusable { tries: SNAPSHOT_TRIES, why })
+    Err(TestbedError::SnapshotUnusable {
+        tries: SNAPSHOT_TRIES,
+        why,
+    })
 }
 
 /// Restores the snapshot and sees whether agent and guests answer.
-fn trial(
-    job: &Job<'_>,
-    state: &Path,
-    template: &Path,
-    ram: &Path,
-) -> Result<(), TestbedError> {
+fn trial(job: &Job<'_>, state: &Path, template: &Path, ram: &Path) -> Result<(), TestbedError> {
     let work = OwnDir::create()?;
     let mut forwards = Forwards::default();
     for _ in serving(job.layout) {
         forwards.services.push(free_port()?);
     }
-    let from = RestoreFrom { layout: job.layout, xen: &job.files.xen, state, template, ram };
+    let from = RestoreFrom {
+        layout: job.layout,
+        xen: &job.files.xen,
+        state,
+        template,
+        ram,
+    };
     let log = work.path().join("console.log");
-    let (mut machine, _) =
-        restore(&from, work.path(), Life::WithUs, &log, None, &mut forwards, false)?;
+    let (mut machine, _) = restore(
+        &from,
+        work.path(),
+        Life::WithUs,
+        &log,
+        None,
+        &mut forwards,
+        false,
+    )?;
     hello(&mut machine, TRIAL_WITHIN, "the trial restore's agent")?;
     for endpoint in endpoints(job.layout, &forwards) {
         warm::request(endpoint.addr, TRIAL_WITHIN).map_err(|e| TestbedError::Agent {
@@ -258,8 +297,16 @@ fn write_initrd(initrd: &Path, agent: &Path, to: &Path) -> Result<(), TestbedErr
         // The kernel looks for the next archive on a multiple of four.
         cpio::pad(&mut out, base.len(), 512)?;
         let members = [
-            cpio::Member { name: "xfi", mode: 0o040_755, data: &[] },
-            cpio::Member { name: "xfi/xfi-agent", mode: 0o100_755, data: &agent },
+            cpio::Member {
+                name: "xfi",
+                mode: 0o040_755,
+                data: &[],
+            },
+            cpio::Member {
+                name: "xfi/xfi-agent",
+                mode: 0o100_755,
+                data: &agent,
+            },
         ];
         cpio::write(&mut out, &members)?;
         out.flush()

@@ -31,7 +31,10 @@ pub(crate) struct Forwards {
 
 /// The guests that serve something.
 pub(crate) fn serving(layout: &Layout) -> impl Iterator<Item = &GuestLayout> {
-    layout.guests.iter().filter(|g| g.ip.is_some() && g.port.is_some())
+    layout
+        .guests
+        .iter()
+        .filter(|g| g.ip.is_some() && g.port.is_some())
 }
 
 /// How the machine comes to life.
@@ -58,7 +61,14 @@ pub(crate) struct Parts<'a> {
 
 /// QEMU's arguments.
 pub(crate) fn arguments(parts: &Parts<'_>) -> Vec<OsString> {
-    let HostLayout { memory_mib, smp, cpu, xen_args, dom0_args, .. } = &parts.layout.host;
+    let HostLayout {
+        memory_mib,
+        smp,
+        cpu,
+        xen_args,
+        dom0_args,
+        ..
+    } = &parts.layout.host;
     let mut args = Arguments::default();
     args.add("-name", format!("xfi-{}", parts.layout.name));
     args.flags(&["-no-user-config", "-nodefaults"]);
@@ -113,16 +123,31 @@ pub(crate) fn arguments(parts: &Parts<'_>) -> Vec<OsString> {
     );
     args.add("-device", "virtio-blk-pci,drive=disk");
     args.add("-netdev", netdev(parts));
-    args.add("-device", "virtio-net-pci,netdev=net,mac=52:54:00:78:66:69,romfile=");
+    args.add(
+        "-device",
+        "virtio-net-pci,netdev=net,mac=52:54:00:78:66:69,romfile=",
+    );
     if let Some(packets) = parts.packets {
-        args.add("-object", with_path("filter-dump,id=packets,netdev=net,file=", packets));
+        args.add(
+            "-object",
+            with_path("filter-dump,id=packets,netdev=net,file=", packets),
+        );
     }
     args.add("-device", "virtio-serial-pci");
-    args.add("-chardev", format!("socket,id={AGENT},path={AGENT},server=on,wait=off"));
-    args.add("-device", format!("virtserialport,chardev={AGENT},name={AGENT_PORT}"));
+    args.add(
+        "-chardev",
+        format!("socket,id={AGENT},path={AGENT},server=on,wait=off"),
+    );
+    args.add(
+        "-device",
+        format!("virtserialport,chardev={AGENT},name={AGENT_PORT}"),
+    );
     // What the guest does to itself stops the machine and is reported; QEMU
     // stays, so that its own end is never the guest's.
-    args.add("-action", "reboot=shutdown,shutdown=pause,panic=pause,watchdog=none");
+    args.add(
+        "-action",
+        "reboot=shutdown,shutdown=pause,panic=pause,watchdog=none",
+    );
     args.add("-pidfile", PID);
     args.0
 }
@@ -176,7 +201,10 @@ mod tests {
 
     fn line(start: Start) -> String {
         let layout = crate::find_layout("http").unwrap();
-        let forwards = Forwards { ssh: Some(2222), services: vec![8001, 8002] };
+        let forwards = Forwards {
+            ssh: Some(2222),
+            services: vec![8001, 8002],
+        };
         let args = arguments(&Parts {
             layout: &layout,
             start,
@@ -186,7 +214,10 @@ mod tests {
             packets: Some(Path::new("net.pcap")),
             sandbox: true,
         });
-        args.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ")
+        args.iter()
+            .map(|a| a.to_string_lossy())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]

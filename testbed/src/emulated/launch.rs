@@ -120,14 +120,21 @@ pub(crate) fn log_tail(log: &Path) -> String {
 /// working directory tells it from a later process with the same id.
 pub(crate) fn kill_leftover(dir: &Path) {
     if let Some(pid) = pid_in(dir) {
-        tracing::warn!("ending QEMU {pid}, which an xfi that died left in {}", dir.display());
+        tracing::warn!(
+            "ending QEMU {pid}, which an xfi that died left in {}",
+            dir.display()
+        );
         kill_and_wait(pid, dir);
     }
 }
 
 /// The id of the QEMU that runs in `dir`.
 pub(crate) fn pid_in(dir: &Path) -> Option<u32> {
-    let pid: u32 = std::fs::read_to_string(dir.join("pid")).ok()?.trim().parse().ok()?;
+    let pid: u32 = std::fs::read_to_string(dir.join("pid"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
     runs_in(pid, dir).then_some(pid)
 }
 

@@ -153,8 +153,10 @@ impl Machine {
 
     fn socket(&mut self, name: &str) -> Result<UnixStream, TestbedError> {
         let path = self.dir.join(name);
-        UnixStream::connect(&path)
-            .map_err(|e| self.ended("connecting to it").unwrap_or(TestbedError::Link(e.into())))
+        UnixStream::connect(&path).map_err(|e| {
+            self.ended("connecting to it")
+                .unwrap_or(TestbedError::Link(e.into()))
+        })
     }
 
     /// Loads a snapshot's state and lets the machine run. The time it ran at.
@@ -202,7 +204,10 @@ impl Machine {
     }
 
     fn set_capabilities(&mut self) -> Result<(), TestbedError> {
-        let on = |capability| MigrationCapabilityStatus { capability, state: true };
+        let on = |capability| MigrationCapabilityStatus {
+            capability,
+            state: true,
+        };
         self.qmp.execute(&qmp::migrate_set_capabilities {
             capabilities: vec![
                 on(MigrationCapability::x_ignore_shared),
@@ -214,9 +219,9 @@ impl Machine {
 
     fn migrated(&mut self, doing: &str) -> Result<(), TestbedError> {
         use MigrationStatus::{completed, failed};
-        let seen = self
-            .events
-            .wait(MIGRATE_WITHIN, |s| matches!(s.migration, Some(completed | failed)));
+        let seen = self.events.wait(MIGRATE_WITHIN, |s| {
+            matches!(s.migration, Some(completed | failed))
+        });
         match seen.as_ref().and_then(|s| s.migration) {
             Some(completed) => Ok(()),
             _ => Err(self.failed(doing, seen)),
@@ -260,8 +265,17 @@ impl Machine {
             // What the console's thread still has to read.
             std::thread::sleep(Duration::from_millis(20));
         }
-        if let Some(Panic { line, context, seen_ns }) = self.panic() {
-            return Health::Panicked { line, context, seen_ns };
+        if let Some(Panic {
+            line,
+            context,
+            seen_ns,
+        }) = self.panic()
+        {
+            return Health::Panicked {
+                line,
+                context,
+                seen_ns,
+            };
         }
         if seen.guest_reset {
             return Health::GuestReset;
@@ -272,15 +286,21 @@ impl Machine {
             None => None,
         };
         let tail = launch::log_tail(&self.log);
-        let tail = if tail.is_empty() { tail } else { format!(": {tail}") };
+        let tail = if tail.is_empty() {
+            tail
+        } else {
+            format!(": {tail}")
+        };
         match (exit, seen.host_shutdown) {
-            (_, Some(why)) => Health::Gone { reason: format!("QEMU was told to end ({why}){tail}") },
+            (_, Some(why)) => Health::Gone {
+                reason: format!("QEMU was told to end ({why}){tail}"),
+            },
             (Some(status), None) => Health::Gone {
                 reason: format!("QEMU ended unasked, {}{tail}", launch::in_words(status)),
             },
-            (None, None) if seen.ended => {
-                Health::Gone { reason: format!("QEMU's monitor is gone{tail}") }
-            }
+            (None, None) if seen.ended => Health::Gone {
+                reason: format!("QEMU's monitor is gone{tail}"),
+            },
             (None, None) => Health::Running,
         }
     }
@@ -371,7 +391,9 @@ fn renew(forwards: &mut Forwards, fixed_ssh: bool, stderr: &str) -> Result<(), T
     if let Some(port) = forwards.ssh {
         if !fixed_ssh {
             forwards.ssh = Some(free_port()?);
-        } else if stderr.contains(&format!("tcp:127.0.0.1:{port}-")) && !crate::machine_facts::port_is_free(port) {
+        } else if stderr.contains(&format!("tcp:127.0.0.1:{port}-"))
+            && !crate::machine_facts::port_is_free(port)
+        {
             return Err(TestbedError::PortTaken { port });
         }
     }

@@ -11,8 +11,8 @@ mod restore;
 mod store;
 mod warm;
 
-pub use console::is_panic_line;
 pub(crate) use command::Forwards;
+pub use console::is_panic_line;
 pub(crate) use console::panic_in_log;
 pub(crate) use launch::{Life, kill_and_wait, kill_leftover, pid_in, runs_in};
 pub(crate) use own_dir::OwnDir;
@@ -61,7 +61,9 @@ pub(crate) fn qemu_version(program: &Path) -> Result<String, TestbedError> {
     let line = text.lines().next().unwrap_or_default().trim().to_owned();
     match major_version(&line) {
         Some(major) if major >= 10 => Ok(line),
-        Some(_) => Err(missing(format!("this is {line}, and QEMU 10 or later is needed"))),
+        Some(_) => Err(missing(format!(
+            "this is {line}, and QEMU 10 or later is needed"
+        ))),
         None => Err(missing(format!("it does not say its version ({line:?})"))),
     }
 }
@@ -75,12 +77,16 @@ pub fn installed_qemu() -> Result<String, TestbedError> {
 }
 
 fn major_version(line: &str) -> Option<u32> {
-    line.split_whitespace()
-        .find_map(|word| word.split_once('.').and_then(|(major, _)| major.parse().ok()))
+    line.split_whitespace().find_map(|word| {
+        word.split_once('.')
+            .and_then(|(major, _)| major.parse().ok())
+    })
 }
 
 pub(crate) fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
 }
 
 /// How many workers this machine can feed: its cores, at least one. More
@@ -156,8 +162,16 @@ impl SnapshotSet {
             })?);
             store.prune();
         }
-        let inner = SetInner { layout: layout.clone(), key, files, digests, snapshots };
-        Ok(SnapshotSet { inner: Arc::new(inner) })
+        let inner = SetInner {
+            layout: layout.clone(),
+            key,
+            files,
+            digests,
+            snapshots,
+        };
+        Ok(SnapshotSet {
+            inner: Arc::new(inner),
+        })
     }
 
     /// How many of the layout's first `count` snapshots exist; what `prepare`
@@ -217,7 +231,10 @@ impl SnapshotSet {
         how: &RestoreHow<'_>,
         forwards: &mut Forwards,
     ) -> Result<(Machine, Duration), TestbedError> {
-        let missing = TestbedError::NoSuchSnapshot { index: index.0, count: self.count() };
+        let missing = TestbedError::NoSuchSnapshot {
+            index: index.0,
+            count: self.count(),
+        };
         let snapshot = self.inner.snapshots.get(index.0 as usize).ok_or(missing)?;
         let from = RestoreFrom {
             layout: &self.inner.layout,
@@ -239,7 +256,10 @@ impl SnapshotSet {
 
     /// Free ports for this layout's services.
     pub(crate) fn forwards(&self, ssh: Option<u16>) -> Result<Forwards, TestbedError> {
-        let mut forwards = Forwards { ssh, services: Vec::new() };
+        let mut forwards = Forwards {
+            ssh,
+            services: Vec::new(),
+        };
         for _ in command::serving(self.layout()) {
             forwards.services.push(free_port()?);
         }
@@ -320,7 +340,9 @@ impl EmulatedTestbed {
     }
 
     fn end_machine(&mut self) {
-        let Some(machine) = self.machine.take() else { return };
+        let Some(machine) = self.machine.take() else {
+            return;
+        };
         if let Some(memory) = machine.memory() {
             self.peak_rss_mib = self.peak_rss_mib.max(Some(memory.peak_rss_mib));
             self.private_mib = self.private_mib.max(Some(memory.private_mib));
@@ -355,7 +377,10 @@ impl Testbed for EmulatedTestbed {
     }
 
     fn agent(&mut self) -> Result<&mut AgentLink, TestbedError> {
-        self.machine.as_mut().ok_or(TestbedError::NotRunning)?.agent()
+        self.machine
+            .as_mut()
+            .ok_or(TestbedError::NotRunning)?
+            .agent()
     }
 
     fn endpoints(&self) -> Vec<Endpoint> {
@@ -365,7 +390,9 @@ impl Testbed for EmulatedTestbed {
     fn health(&mut self) -> Health {
         match &mut self.machine {
             Some(machine) => machine.health(),
-            None => Health::Gone { reason: "it was not started, or stopped".to_owned() },
+            None => Health::Gone {
+                reason: "it was not started, or stopped".to_owned(),
+            },
         }
     }
 

@@ -52,7 +52,10 @@ impl Drop for OwnDir {
 fn sweep(runtime: &Path) {
     let entries = std::fs::read_dir(runtime).into_iter().flatten();
     for path in entries.filter_map(|e| Some(e.ok()?.path())) {
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .unwrap_or_default();
         let ours = name
             .split_once('.')
             .is_some_and(|(a, b)| a.parse::<u32>().is_ok() && b.parse::<u32>().is_ok());

@@ -40,7 +40,9 @@ impl std::fmt::Debug for Qmp {
 
 impl Qmp {
     pub(crate) fn connect(path: &Path) -> io::Result<Qmp> {
-        Ok(Qmp { client: connect(path)? })
+        Ok(Qmp {
+            client: connect(path)?,
+        })
     }
 
     /// Executes a command and waits for its answer.
@@ -80,7 +82,9 @@ impl Events {
     pub(crate) fn connect(path: &Path) -> io::Result<Events> {
         let (mut reader, writer) = connect(path)?.into_inner().into_inner();
         reader.get_ref().set_read_timeout(None)?;
-        let events = Events { shared: Arc::default() };
+        let events = Events {
+            shared: Arc::default(),
+        };
         let ours = events.clone();
         std::thread::spawn(move || {
             let mut line = Vec::new();
@@ -110,7 +114,11 @@ impl Events {
 
     /// What has been seen so far.
     pub(crate) fn seen(&self) -> Seen {
-        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Forgets the state of an earlier migration and an earlier resume.

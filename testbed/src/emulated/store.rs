@@ -91,23 +91,35 @@ impl Store {
     /// now. (After a reboot the memory's file is gone.)
     pub(crate) fn open(&self, index: u32, image: &Path) -> Result<Option<Snapshot>, TestbedError> {
         let dir = self.dir(index);
-        let Some(meta) = read_meta(&dir) else { return Ok(None) };
+        let Some(meta) = read_meta(&dir) else {
+            return Ok(None);
+        };
         let image = image.canonicalize().context("reading", image)?;
         let whole = meta.format == FORMAT
             && meta.key == self.key
             && meta.image == image
-            && ["state", "disk.qcow2", "template.qcow2"].iter().all(|f| dir.join(f).is_file());
+            && ["state", "disk.qcow2", "template.qcow2"]
+                .iter()
+                .all(|f| dir.join(f).is_file());
         if !whole {
             return Ok(None);
         }
-        let Some(ram_dir) = meta.ram.parent().filter(|d| d.is_dir()) else { return Ok(None) };
-        let Some(in_use) = Lock::try_shared(&ram_dir.join("lock"))? else { return Ok(None) };
+        let Some(ram_dir) = meta.ram.parent().filter(|d| d.is_dir()) else {
+            return Ok(None);
+        };
+        let Some(in_use) = Lock::try_shared(&ram_dir.join("lock"))? else {
+            return Ok(None);
+        };
         // Looked at under the lock: nobody removes it now.
         let same = meta
             .ram
             .metadata()
             .is_ok_and(|m| (m.len(), m.ino()) == (meta.ram_bytes, meta.ram_inode));
-        Ok(same.then_some(Snapshot { dir, meta, _in_use: in_use }))
+        Ok(same.then_some(Snapshot {
+            dir,
+            meta,
+            _in_use: in_use,
+        }))
     }
 
     /// A fresh directory for snapshot `index`; what was there is removed.
@@ -159,7 +171,12 @@ impl Store {
         let lock = lock.map_err(|pid| TestbedError::Locked { pid })?;
         let owner = ram_dir.join("owner");
         std::fs::write(&owner, dir.display().to_string()).context("writing", &owner)?;
-        Ok(RamPlace { ram: ram_dir.join("ram"), dir: ram_dir, keep: false, _building: lock })
+        Ok(RamPlace {
+            ram: ram_dir.join("ram"),
+            dir: ram_dir,
+            keep: false,
+            _building: lock,
+        })
     }
 
     /// Completes snapshot `index`: from now on it is found.
@@ -190,7 +207,10 @@ impl Store {
             ram_bytes: ram_meta.len(),
             ram_inode: ram_meta.ino(),
             image: image.canonicalize().context("reading", image)?,
-            warm_ms: warm.iter().map(|(g, t)| (g.clone(), t.as_millis() as u64)).collect(),
+            warm_ms: warm
+                .iter()
+                .map(|(g, t)| (g.clone(), t.as_millis() as u64))
+                .collect(),
             made_unix_s: super::unix_now(),
             made_from: made_from.clone(),
         })
@@ -202,7 +222,9 @@ impl Store {
         let own = self.own_name();
         let prefix = format!("{}-", self.layout);
         for entry in list(&self.base) {
-            let Some(name) = entry.file_name().and_then(|n| n.to_str()) else { continue };
+            let Some(name) = entry.file_name().and_then(|n| n.to_str()) else {
+                continue;
+            };
             let key = name.strip_prefix(&prefix).unwrap_or_default();
             if name != own && key.len() == 12 && key.bytes().all(|b| b.is_ascii_hexdigit()) {
                 list(&entry).iter().for_each(|dir| remove_snapshot(dir));
@@ -238,7 +260,9 @@ pub(crate) fn remove_all(artifacts: &Artifacts) -> u64 {
     let mut freed = 0;
     for layout in list(&snapshots_dir(artifacts)) {
         for dir in list(&layout) {
-            let blocks = read_meta(&dir).and_then(|m| m.ram.metadata().ok()).map(|m| m.blocks());
+            let blocks = read_meta(&dir)
+                .and_then(|m| m.ram.metadata().ok())
+                .map(|m| m.blocks());
             remove_snapshot(&dir);
             if !dir.exists() {
                 freed += blocks.unwrap_or(0) / 2048;
@@ -260,7 +284,10 @@ fn snapshots_dir(artifacts: &Artifacts) -> PathBuf {
 
 fn list(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten();
-    entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_dir()).collect()
+    entries
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| p.is_dir())
+        .collect()
 }
 
 fn read_meta(dir: &Path) -> Option<Meta> {
@@ -280,9 +307,15 @@ fn remove_snapshot(dir: &Path) {
 
 /// Removes a memory file's directory unless someone uses it.
 fn remove_ram(ram: &Path) -> bool {
-    let Some(dir) = ram.parent().filter(|d| d.join("owner").is_file()) else { return true };
-    let Ok(Ok(_lock)) = Lock::try_exclusive(&dir.join("lock")) else { return false };
-    remove_dir(dir).inspect_err(|e| tracing::warn!("{e}")).is_ok()
+    let Some(dir) = ram.parent().filter(|d| d.join("owner").is_file()) else {
+        return true;
+    };
+    let Ok(Ok(_lock)) = Lock::try_exclusive(&dir.join("lock")) else {
+        return false;
+    };
+    remove_dir(dir)
+        .inspect_err(|e| tracing::warn!("{e}"))
+        .is_ok()
 }
 
 /// Memory files whose snapshot is gone or has another: left by a build that
@@ -290,7 +323,9 @@ fn remove_ram(ram: &Path) -> bool {
 fn remove_orphans() {
     let Some(Ok(shm)) = shm_dir() else { return };
     for dir in list(&shm) {
-        let Ok(owner) = std::fs::read_to_string(dir.join("owner")) else { continue };
+        let Ok(owner) = std::fs::read_to_string(dir.join("owner")) else {
+            continue;
+        };
         let owned = read_meta(Path::new(&owner)).is_some_and(|m| m.ram.parent() == Some(&dir));
         // A build under way holds the lock, so that this leaves it alone.
         if !owned && remove_ram(&dir.join("ram")) {

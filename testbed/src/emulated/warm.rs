@@ -51,7 +51,8 @@ pub(crate) fn request(addr: SocketAddr, within: Duration) -> io::Result<()> {
     let mut stream = TcpStream::connect_timeout(&addr, within)?;
     stream.set_read_timeout(Some(within))?;
     stream.set_write_timeout(Some(within))?;
-    write!(stream, "GET {PATH} HTTP/1.0\r\nHost: {addr}\r\nConnection: close\r\n\r\n")?;
+    let request = format!("GET {PATH} HTTP/1.0\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(1 << 20).read_to_end(&mut answer)?;
     let first = answer.split(|b| *b == b'\r').next().unwrap_or_default();
@@ -70,7 +71,9 @@ fn median(times: &[Duration]) -> Duration {
 }
 
 fn is_steady(times: &[Duration]) -> bool {
-    let Some(start) = times.len().checked_sub(2 * GROUP) else { return false };
+    let Some(start) = times.len().checked_sub(2 * GROUP) else {
+        return false;
+    };
     let before = median(&times[start..start + GROUP]).as_secs_f64();
     let now = median(&times[start + GROUP..]).as_secs_f64();
     (now - before).abs() <= BAND * before
@@ -107,7 +110,12 @@ mod tests {
             }
         });
         let second = Duration::from_secs(1);
-        assert!(request(addr, second).unwrap_err().to_string().contains("500"));
+        assert!(
+            request(addr, second)
+                .unwrap_err()
+                .to_string()
+                .contains("500")
+        );
         request(addr, second).unwrap();
         assert!(request(addr, second).is_err());
     }
