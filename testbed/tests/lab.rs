@@ -12,6 +12,9 @@ use xfi_testbed::{
     find_layout,
 };
 
+/// Tells `helper_that_is_killed` where its parent's testbeds are.
+const SHARED_RUNTIME: &str = "XFI_LAB_RUNTIME";
+
 const ANSWER: Duration = Duration::from_secs(60);
 
 /// One testbed at a time: the machine is small and `up` is one a user. The
@@ -37,7 +40,10 @@ impl Drop for Lab {
 fn lab() -> Option<Lab> {
     static TURN: Mutex<()> = Mutex::new(());
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let runtime = PathBuf::from(format!("/tmp/xfi-lab-{}", std::process::id()));
+    let runtime = std::env::var_os(SHARED_RUNTIME).map_or_else(
+        || format!("/tmp/xfi-lab-{}", std::process::id()).into(),
+        PathBuf::from,
+    );
     xfi_testbed::use_runtime_dir(runtime.clone());
     let layout = find_layout("http").unwrap();
     let made = Artifacts::find().and_then(|a| {
@@ -175,6 +181,43 @@ fn a_qemu_that_is_killed_is_gone_and_the_next_reset_works() {
         .unwrap()
         .ask(Command::Hello, ANSWER)
         .unwrap();
+}
+
+#[test]
+#[ignore = "part of qemu_dies_with_its_owner"]
+fn helper_that_is_killed() {
+    let Some(lab) = lab() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut testbed = EmulatedTestbed::new(&lab.set, 0).unwrap();
+    testbed
+        .reset(SnapshotIndex(0), &evidence(dir.path()))
+        .unwrap();
+    std::thread::sleep(Duration::from_secs(90));
+}
+
+#[test]
+fn qemu_dies_with_its_owner_and_the_next_worker_cleans_up() {
+    let Some(lab) = lab() else { return };
+    let mut owner = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "helper_that_is_killed"])
+        .env(SHARED_RUNTIME, &lab.runtime)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + ANSWER;
+    let wait_for = |what: &str, ready: &dyn Fn() -> bool| {
+        while !ready() {
+            assert!(Instant::now() < deadline, "{what} took too long");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    wait_for("QEMU's start", &|| !processes_in(&lab.runtime).is_empty());
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    wait_for("QEMU's end", &|| processes_in(&lab.runtime).is_empty());
+    assert!(lab.runtime.exists(), "the killed owner left its directory");
+    drop(EmulatedTestbed::new(&lab.set, 0).unwrap());
+    assert!(!lab.runtime.exists(), "the next worker removed it");
 }
 
 #[test]

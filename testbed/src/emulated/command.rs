@@ -119,7 +119,7 @@ pub(crate) fn arguments(parts: &Parts<'_>) -> Vec<OsString> {
     args.add("-serial", format!("chardev:{CONSOLE}"));
     args.add(
         "-drive",
-        format!("if=none,id=disk,file={DISK},format=qcow2,cache=unsafe,discard=unmap"),
+        format!("if=none,id=disk,file={DISK},format=qcow2,cache=unsafe,discard=unmap,werror=stop,rerror=stop"),
     );
     args.add("-device", "virtio-blk-pci,drive=disk");
     args.add("-netdev", netdev(parts));

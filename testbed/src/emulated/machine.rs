@@ -293,7 +293,7 @@ impl Machine {
         };
         match (exit, seen.host_shutdown) {
             (_, Some(why)) => Health::Gone {
-                reason: format!("QEMU was told to end ({why}){tail}"),
+                reason: format!("QEMU was ended ({why}){tail}"),
             },
             (Some(status), None) => Health::Gone {
                 reason: format!("QEMU ended unasked, {}{tail}", launch::in_words(status)),

@@ -149,6 +149,11 @@ fn note(seen: &mut Seen, event: &Event) {
         Event::SHUTDOWN { data, .. } => {
             seen.host_shutdown = Some(format!("{:?}", data.reason).replace('_', "-"));
         }
+        // The machine is stopped, and not by the guest's doing: its overlay
+        // could not be written, for want of room most likely.
+        Event::BLOCK_IO_ERROR { data, .. } => {
+            seen.host_shutdown = Some(format!("its disk failed: {}", data.reason));
+        }
         Event::GUEST_PANICKED { .. } | Event::GUEST_CRASHLOADED { .. } => seen.guest_reset = true,
         _ => {}
     }
@@ -177,6 +182,18 @@ mod tests {
         ]);
         assert!(!seen.guest_reset);
         assert_eq!(seen.host_shutdown.as_deref(), Some("host-signal"));
+    }
+
+    #[test]
+    fn a_full_disk_is_the_hosts_failure() {
+        let seen = after(&[
+            r#"{"timestamp":{"seconds":1,"microseconds":2},"event":"BLOCK_IO_ERROR","data":{"device":"disk","operation":"write","action":"stop","nospace":true,"qom-path":"x","reason":"No space left on device"}}"#,
+        ]);
+        assert!(!seen.guest_reset);
+        assert_eq!(
+            seen.host_shutdown.as_deref(),
+            Some("its disk failed: No space left on device")
+        );
     }
 
     #[test]

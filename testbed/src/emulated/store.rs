@@ -333,3 +333,95 @@ fn remove_orphans() {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digests() -> Digests {
+        let d = || "00".to_owned();
+        Digests {
+            qemu_version: "QEMU emulator version 10.0.2".to_owned(),
+            qemu: d(),
+            xen: d(),
+            kernel: d(),
+            initrd: d(),
+            image: d(),
+            agent: d(),
+        }
+    }
+
+    /// A store with one snapshot whose memory lies under `base`.
+    fn store(base: &Path, key: &str) -> (Store, PathBuf) {
+        let layout = crate::find_layout("http").unwrap();
+        let store = Store::new(&Artifacts::at(base), &layout, key);
+        let dir = store.fresh_dir(0).unwrap();
+        for file in ["state", "disk.qcow2", "template.qcow2"] {
+            std::fs::write(dir.join(file), "x").unwrap();
+        }
+        let ram_dir = base.join(format!("ram-{key}"));
+        private_dir(&ram_dir).unwrap();
+        std::fs::write(ram_dir.join("owner"), dir.display().to_string()).unwrap();
+        let (ram, image) = (ram_dir.join("ram"), base.join("dom0.img"));
+        std::fs::write(&ram, "memory").unwrap();
+        std::fs::write(&image, "disk").unwrap();
+        let meta = store.meta(0, &ram, &image, &[], &digests()).unwrap();
+        let text = serde_json::to_vec(&meta).unwrap();
+        std::fs::write(dir.join("snapshot.json"), text).unwrap();
+        (store, image)
+    }
+
+    #[test]
+    fn the_key_depends_on_layout_and_artefacts() {
+        let http = crate::find_layout("http").unwrap();
+        let kat = crate::find_layout("kat").unwrap();
+        let other = Digests {
+            agent: "01".to_owned(),
+            ..digests()
+        };
+        let keys = [
+            key(&http, &digests()),
+            key(&kat, &digests()),
+            key(&http, &other),
+        ];
+        assert_eq!(keys[0].len(), 64);
+        assert!(keys[0] != keys[1] && keys[0] != keys[2]);
+        assert_eq!(keys[0], key(&http, &digests()));
+    }
+
+    #[test]
+    fn after_a_reboot_the_memory_is_gone_and_the_snapshot_with_it() {
+        let base = tempfile::tempdir().unwrap();
+        let (store, image) = store(base.path(), &"a".repeat(64));
+        let found = store.open(0, &image).unwrap().unwrap();
+        assert!(store.open(1, &image).unwrap().is_none());
+        let ram = found.meta.ram.clone();
+        drop(found);
+        std::fs::remove_dir_all(ram.parent().unwrap()).unwrap();
+        assert!(store.open(0, &image).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_memory_file_that_is_another_is_not_taken() {
+        let base = tempfile::tempdir().unwrap();
+        let (store, image) = store(base.path(), &"a".repeat(64));
+        let ram = store.open(0, &image).unwrap().unwrap().meta.ram.clone();
+        std::fs::write(&ram, "longer memory").unwrap();
+        assert!(store.open(0, &image).unwrap().is_none());
+    }
+
+    #[test]
+    fn old_keys_are_pruned_unless_in_use() {
+        let base = tempfile::tempdir().unwrap();
+        let (old, image) = store(base.path(), &"a".repeat(64));
+        let (new, _) = store(base.path(), &"b".repeat(64));
+        let in_use = old.open(0, &image).unwrap().unwrap();
+        new.prune();
+        assert!(in_use.meta.ram.is_file() && in_use.dir.is_dir());
+        let (ram, dir) = (in_use.meta.ram.clone(), in_use.dir.clone());
+        drop(in_use);
+        new.prune();
+        assert!(!ram.exists() && !dir.exists());
+        assert!(new.open(0, &image).unwrap().is_some());
+    }
+}
