@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 /// look again this much later.
 const LONELY: Duration = Duration::from_millis(20);
 
+/// A client that has just connected counts as gone until the kernel has seen it:
+/// its first request can be read before that.
+const CONNECTING: Duration = Duration::from_millis(500);
+
 /// An event that cannot be handed over for so long is dropped.
 const STUCK: Duration = Duration::from_secs(10);
 
@@ -209,6 +213,7 @@ impl Channel {
 
 fn write_patiently(file: &mut File, mut line: &[u8]) -> io::Result<()> {
     let give_up = Instant::now() + STUCK;
+    let mut gone_since = None;
     while !line.is_empty() {
         match file.write(line) {
             Ok(n) => line = &line[n..],
@@ -218,8 +223,16 @@ fn write_patiently(file: &mut File, mut line: &[u8]) -> io::Result<()> {
                 let gone = fds[0].revents().is_some_and(|r| {
                     r.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL)
                 });
-                if gone || Instant::now() >= give_up {
+                let now = Instant::now();
+                let gone_since = gone_since.get_or_insert(now);
+                if !gone {
+                    *gone_since = now;
+                }
+                if now >= *gone_since + CONNECTING || now >= give_up {
                     return Err(e);
+                }
+                if gone {
+                    std::thread::sleep(Duration::from_millis(5));
                 }
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
