@@ -44,7 +44,7 @@ pub enum CampaignError {
     /// Too little room to begin another run.
     #[error(
         "{path}: only {free_mib} MiB left, {needed_mib} MiB are kept free so that no result is \
-         lost; free some space, then `xfi campaign resume {path}`",
+         lost; free some space, then run it again, or resume it if it had begun",
         path = path.display()
     )]
     DiskFull {

@@ -6,8 +6,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use sha2::{Digest, Sha256};
 use xfi_model::{
-    BitOp, Fault, Hex64, Location, Plan, PlannedRun, Register, RunId, RunKind, SnapshotIndex,
-    Timing, Trigger, VcpuId,
+    BitOp, Fault, GuestKind, GuestLayout, Hex64, Location, Plan, PlannedRun, Register, RunId,
+    RunKind, SnapshotIndex, Timing, Trigger, VcpuId,
 };
 
 /// The stream that decides the order; runs use their own ids as streams.
@@ -15,8 +15,13 @@ const ORDER_STREAM: u64 = u64::MAX;
 
 /// Expands a campaign. The result is a function of the arguments alone, and
 /// each run draws from a random stream of its own.
-pub fn expand(file: &CampaignFile, target: &str, timing: Timing, golden: &Calibration) -> Plan {
-    let space = fault_space(file);
+pub fn expand(
+    file: &CampaignFile,
+    target: &GuestLayout,
+    timing: Timing,
+    golden: &Calibration,
+) -> Plan {
+    let space = fault_space(file, target.kind);
     let f = &file.faults;
     let kinds = interleave(file.seed, f.injections, f.golden, f.dummy);
     let TestbedSection::Emulated { snapshots, .. } = &file.testbed;
@@ -34,7 +39,7 @@ pub fn expand(file: &CampaignFile, target: &str, timing: Timing, golden: &Calibr
             let (vcpu, register, bit) = space[rng.random_range(0..space.len())];
             let fault = (kind != RunKind::Golden).then(|| Fault {
                 location: Location::VcpuRegister {
-                    domain: target.to_owned(),
+                    domain: target.name.clone(),
                     vcpu: VcpuId(vcpu),
                     register,
                 },
@@ -75,16 +80,17 @@ pub fn expand(file: &CampaignFile, target: &str, timing: Timing, golden: &Calibr
     }
 }
 
-/// Every (vCPU, register, bit) that the campaign may hit. Bits a register does
-/// not have, or that software cannot write, are not part of the space.
-pub fn fault_space(file: &CampaignFile) -> Vec<(u32, Register, u32)> {
+/// Every (vCPU, register, bit) that the campaign may hit in a guest of this
+/// kind. Bits a register does not have, or that cannot be changed, are not part
+/// of the space.
+pub fn fault_space(file: &CampaignFile, kind: GuestKind) -> Vec<(u32, Register, u32)> {
     let f = &file.faults;
     let mut space = Vec::new();
     for &vcpu in &f.vcpus {
         for &register in &f.registers {
             for bit in 0..register.width() {
                 let wanted = f.bits.as_ref().is_none_or(|bits| bits.contains(&bit));
-                if wanted && register.check_bit(bit).is_ok() {
+                if wanted && register.faultable_bits(kind) >> bit & 1 == 1 {
                     space.push((vcpu, register, bit));
                 }
             }
@@ -178,7 +184,19 @@ mod tests {
     }
 
     fn plan(f: &CampaignFile) -> Plan {
-        expand(f, "web1", timing(), &Calibration::default())
+        let target = GuestLayout {
+            name: "web1".into(),
+            kind: GuestKind::Pv,
+            memory_mib: 128,
+            vcpus: 1,
+            kernel: String::new(),
+            ramdisk: String::new(),
+            args: String::new(),
+            ip: None,
+            port: None,
+            ready_line: String::new(),
+        };
+        expand(f, &target, timing(), &Calibration::default())
     }
 
     #[test]

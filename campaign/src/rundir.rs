@@ -27,7 +27,8 @@ impl RunDir {
     /// Makes a new run directory and points `latest` beside it at it.
     ///
     /// # Errors
-    /// [`CampaignError::Exists`], [`CampaignError::Write`].
+    /// [`CampaignError::Exists`], [`CampaignError::Write`],
+    /// [`CampaignError::DiskFull`].
     pub fn create(path: &Path) -> Result<RunDir, CampaignError> {
         let fail = |source| CampaignError::Write {
             path: path.to_owned(),

@@ -14,7 +14,7 @@ use xfi_campaign::engine::{self, Engine, Summary, TestbedFacts};
 use xfi_campaign::{
     Calibration, CampaignFile, RunDir, Stop, TestbedSection, calibrate, plan, resolve,
 };
-use xfi_model::{Layout, Plan, RunKind};
+use xfi_model::{GuestLayout, Layout, Plan, RunKind};
 use xfi_testbed::{
     Artifacts, Digests, EmulatedTestbed, SnapshotSet, Testbed, capacity, find_layout,
 };
@@ -46,7 +46,7 @@ struct Setup {
     artifacts: Artifacts,
     snapshots: u32,
     workers: u32,
-    target: String,
+    target: GuestLayout,
 }
 
 impl Setup {
@@ -57,16 +57,16 @@ impl Setup {
             workers: in_file,
         } = &file.testbed;
         let layout = find_layout(layout)?;
-        let names: Vec<&str> = layout.guests.iter().map(|g| g.name.as_str()).collect();
-        let target = match file
+        let wanted = file
             .faults
             .target
             .as_ref()
-            .or(layout.default_target.as_ref())
-        {
-            Some(t) if names.contains(&t.as_str()) => t.clone(),
-            other => {
-                let given = other.map_or("none".into(), |t| format!("'{t}'"));
+            .or(layout.default_target.as_ref());
+        let target = match layout.guests.iter().find(|g| Some(&g.name) == wanted) {
+            Some(guest) => guest.clone(),
+            None => {
+                let given = wanted.map_or("none".into(), |t| format!("'{t}'"));
+                let names: Vec<&str> = layout.guests.iter().map(|g| g.name.as_str()).collect();
                 return Err(coded(
                     Exit::Usage,
                     format!(
@@ -351,7 +351,7 @@ fn show_plan(path: &Path, output: Output) -> Result<()> {
         None => None,
     };
     let f = &setup.file.faults;
-    let space = plan::fault_space(&setup.file).len() as u64;
+    let space = plan::fault_space(&setup.file, setup.target.kind).len() as u64;
     let view = PlanView {
         format: 1,
         plan_hash: plan.as_ref().map(plan::hash),
@@ -359,7 +359,7 @@ fn show_plan(path: &Path, output: Output) -> Result<()> {
         injections: f.injections,
         golden: f.golden,
         dummy: f.dummy,
-        target: &setup.target,
+        target: &setup.target.name,
         workers: setup.workers,
         snapshots: setup.snapshots,
         expected_s: plan.as_ref().map(|p| expected(p, setup.workers).as_secs()),
@@ -381,7 +381,7 @@ fn show_plan(path: &Path, output: Output) -> Result<()> {
         f.injections,
         f.golden,
         f.dummy,
-        setup.target,
+        setup.target.name,
         f.registers.len(),
         setup.layout.name,
         setup.snapshots,

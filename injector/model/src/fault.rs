@@ -134,7 +134,11 @@ impl RipRange {
         } else {
             Err(FaultError::BadRipRange {
                 text: format!("{start:#x}..{end:#x}"),
-                why: if start == end { "is empty" } else { "is reversed" },
+                why: if start == end {
+                    "is empty"
+                } else {
+                    "is reversed"
+                },
             })
         }
     }
@@ -165,7 +169,10 @@ impl FromStr for RipRange {
     type Err = FaultError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let bad = |why| FaultError::BadRipRange { text: text.to_owned(), why };
+        let bad = |why| FaultError::BadRipRange {
+            text: text.to_owned(),
+            why,
+        };
         let (start, end) = text.split_once("..").ok_or_else(|| bad("has no '..'"))?;
         let number = |t: &str| t.parse::<Hex64>().map(|h| h.0);
         let start = number(start).map_err(|_| bad("has a bad start"))?;
@@ -203,7 +210,14 @@ mod tests {
 
     #[test]
     fn reversed_empty_and_malformed_ranges_name_the_text() {
-        for text in ["0x10..0x5", "5..5", "0x10", "x..0x5", "0x5..", "0x1..0x1_0000_0000_0000_0000_0"] {
+        for text in [
+            "0x10..0x5",
+            "5..5",
+            "0x10",
+            "x..0x5",
+            "0x5..",
+            "0x1..0x1_0000_0000_0000_0000_0",
+        ] {
             let e = text.parse::<RipRange>().unwrap_err().to_string();
             assert!(e.contains(text), "{e}");
         }

@@ -124,13 +124,17 @@ pub struct Flip {
 impl InjectionRecord {
     /// Time from arming to the flip, in nanoseconds.
     pub fn arm_to_fire_ns(&self) -> Option<u64> {
-        self.flip.as_ref().map(|f| f.now_ns.saturating_sub(self.armed_now_ns))
+        self.flip
+            .as_ref()
+            .map(|f| f.now_ns.saturating_sub(self.armed_now_ns))
     }
 
     /// The registers whose value differs between before and after, with the
     /// bits that differ.
     pub fn changed_bits(&self) -> Vec<(Register, u64)> {
-        let Some(flip) = &self.flip else { return Vec::new() };
+        let Some(flip) = &self.flip else {
+            return Vec::new();
+        };
         flip.before
             .iter()
             .filter_map(|(r, before)| {

@@ -5,9 +5,7 @@
 //! The agent is given a whole run before it starts and streams events; while
 //! it runs nothing is asked of it but [`Command::Cancel`].
 
-use crate::{
-    DomId, DomainInfo, Fault, GuestLayout, InjectionId, InjectionRecord, IntegrityResult,
-};
+use crate::{DomId, DomainInfo, Fault, GuestLayout, InjectionId, InjectionRecord, IntegrityResult};
 use serde::{Deserialize, Serialize};
 
 /// The protocol's version. An agent of another version is refused.

@@ -1,5 +1,6 @@
 //! The registers a vCPU fault can be put in, with their real widths.
 
+use crate::GuestKind;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,6 +51,9 @@ registers! {
 /// VM cannot be set in 64-bit mode and the others belong to virtual-8086 mode.
 pub const RFLAGS_WRITABLE: u64 = 0x0025_7fd5;
 
+/// IF and IOPL.
+const RFLAGS_PV_FORCED: u64 = 0x3200;
+
 impl Register {
     /// The bits of this register that a fault may touch.
     pub const fn writable_bits(self) -> u64 {
@@ -57,6 +61,16 @@ impl Register {
             Register::Rflags => RFLAGS_WRITABLE,
             _ if self.width() == 16 => 0xffff,
             _ => u64::MAX,
+        }
+    }
+
+    /// The bits of this register that a fault in a guest of this kind may touch.
+    /// Returning to a PV guest, Xen sets IF and clears IOPL, so that a flip of
+    /// theirs would not outlive the return (`arch/x86/x86_64/entry.S`).
+    pub const fn faultable_bits(self, kind: GuestKind) -> u64 {
+        match (self, kind) {
+            (Register::Rflags, GuestKind::Pv) => RFLAGS_WRITABLE & !RFLAGS_PV_FORCED,
+            _ => self.writable_bits(),
         }
     }
 
@@ -72,9 +86,15 @@ impl Register {
     /// valid bits.
     pub fn check_bit(self, bit: u32) -> Result<(), FaultError> {
         if bit >= self.width() {
-            Err(FaultError::BitOutOfRange { register: self, bit })
+            Err(FaultError::BitOutOfRange {
+                register: self,
+                bit,
+            })
         } else if self.writable_bits() >> bit & 1 == 0 {
-            Err(FaultError::BitReserved { register: self, bit })
+            Err(FaultError::BitReserved {
+                register: self,
+                bit,
+            })
         } else {
             Ok(())
         }
@@ -127,7 +147,11 @@ impl fmt::Display for FaultError {
                     .filter(|b| register.writable_bits() >> b & 1 == 1)
                     .map(|b| b.to_string())
                     .collect();
-                write!(f, "bit {bit} of {register} is not writable; valid: {}", bits.join(" "))
+                write!(
+                    f,
+                    "bit {bit} of {register} is not writable; valid: {}",
+                    bits.join(" ")
+                )
             }
             FaultError::BadRipRange { text, why } => write!(
                 f,
@@ -188,7 +212,10 @@ impl FromStr for Hex64 {
     /// Accepts `0x` hexadecimal or decimal, with `_` between digits.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let digits = text.trim().replace('_', "");
-        let value = match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+        let value = match digits
+            .strip_prefix("0x")
+            .or_else(|| digits.strip_prefix("0X"))
+        {
             Some(hex) => u64::from_str_radix(hex, 16)?,
             None => digits.parse()?,
         };
@@ -241,7 +268,10 @@ mod tests {
     fn hex64_keeps_all_64_bits() {
         let v = Hex64(u64::MAX - 1);
         assert_eq!(v.to_string().parse::<Hex64>(), Ok(v));
-        assert_eq!("0xffff_8000_0000_0000".parse(), Ok(Hex64(0xffff_8000_0000_0000)));
+        assert_eq!(
+            "0xffff_8000_0000_0000".parse(),
+            Ok(Hex64(0xffff_8000_0000_0000))
+        );
         assert_eq!("18".parse(), Ok(Hex64(18)));
     }
 }

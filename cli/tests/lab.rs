@@ -1,0 +1,326 @@
+//! The command on a real emulated Xen host. Without QEMU or a built testbed
+//! these are skipped, and say so; where `CI` is set they fail instead.
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// An emulated host on a busy machine: far more than any step takes.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A runtime directory of its own, so that a testbed of the user's is left
+/// alone; the testbed that is up in it is stopped at the end.
+struct Lab {
+    dir: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Lab {
+    fn new() -> Option<Lab> {
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        // Sockets' paths are short: under /tmp whatever TMPDIR says.
+        let dir = tempfile::Builder::new()
+            .prefix("xfi-lab")
+            .tempdir_in("/tmp")
+            .unwrap();
+        let lab = Lab { dir, _turn: turn };
+        let doctor = lab.xfi(&["doctor"]);
+        if doctor.status.success() {
+            return Some(lab);
+        }
+        let why = text(&doctor.stdout);
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "CI needs the testbed: {why}"
+        );
+        println!("skipped: {why}");
+        None
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut c = Command::new(env!("CARGO_BIN_EXE_xfi"));
+        c.args(args)
+            .env("XFI_RUNTIME_DIR", self.dir.path().join("run"))
+            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        c
+    }
+
+    fn xfi(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        let out = self.xfi(args);
+        assert!(
+            out.status.success(),
+            "{args:?}: {}{}",
+            text(&out.stdout),
+            text(&out.stderr)
+        );
+        text(&out.stdout)
+    }
+
+    fn up(&self) {
+        self.ok(&["testbed", "up"]);
+    }
+
+    /// A campaign of a few runs, as a file.
+    fn campaign(&self, injections: u32, golden: u32, dummy: u32) -> PathBuf {
+        let file = self.dir.path().join("lab.toml");
+        let body = format!(
+            "format = 1\nname = \"lab\"\nseed = 3\n\
+             [testbed]\nkind = \"emulated\"\nlayout = \"http\"\nsnapshots = 1\n\
+             [workload]\nkind = \"http\"\nclients_per_guest = 2\nhash_bytes = 262144\n\
+             [faults]\ninjections = {injections}\ngolden = {golden}\ndummy = {dummy}\n"
+        );
+        std::fs::write(&file, body).unwrap();
+        file
+    }
+
+    fn out(&self) -> PathBuf {
+        self.dir.path().join("out")
+    }
+
+    fn start(&self, campaign: &Path) -> Child {
+        self.command(&["campaign", "run", campaign.to_str().unwrap(), "--out"])
+            .arg(self.out())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    fn journal(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.out().join("journal.jsonl")).unwrap_or_default();
+        text.lines()
+            .filter_map(|l| serde_json::from_str(l).ok())
+            .collect()
+    }
+
+    fn wait_for(&self, what: &str, mut done: impl FnMut(&[Value]) -> bool) {
+        let begun = Instant::now();
+        while !done(&self.journal()) {
+            assert!(begun.elapsed() < PATIENCE, "{what} did not come");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Emulators whose sockets are in this lab's runtime directory.
+    fn emulators(&self) -> Vec<u32> {
+        let needle = self.dir.path().to_str().unwrap().to_owned();
+        let Ok(processes) = std::fs::read_dir("/proc") else {
+            return Vec::new();
+        };
+        processes
+            .filter_map(|p| {
+                let p = p.ok()?.path();
+                let command = std::fs::read(p.join("cmdline")).ok()?;
+                let command = String::from_utf8_lossy(&command).into_owned();
+                let ours = command.contains("qemu-system") && command.contains(&needle);
+                ours.then(|| p.file_name()?.to_str()?.parse().ok())
+                    .flatten()
+            })
+            .collect()
+    }
+
+    fn wait_for_no_emulator(&self) {
+        let begun = Instant::now();
+        while !self.emulators().is_empty() {
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "left running: {:?}",
+                self.emulators()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = self.xfi(&["testbed", "down"]);
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// How many result lines each run has.
+fn results(journal: &[Value]) -> BTreeMap<u64, usize> {
+    let mut count = BTreeMap::new();
+    for line in journal.iter().filter(|l| l["kind"] == "result") {
+        *count.entry(line["run"].as_u64().unwrap()).or_default() += 1;
+    }
+    count
+}
+
+fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill")
+        .args([name, &pid.to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn an_injection_flips_exactly_the_bit_asked_for() {
+    let Some(lab) = Lab::new() else { return };
+    lab.up();
+    let printed = lab.ok(&["inject", "--reg", "rbx", "--bit", "21"]);
+    for word in [
+        "web1",
+        "vCPU 0",
+        "rip",
+        "rbx",
+        "exactly bit 21 of rbx",
+        "from arming",
+    ] {
+        assert!(printed.contains(word), "no '{word}' in:\n{printed}");
+    }
+    let json = lab.ok(&["inject", "--reg", "r13", "--bit", "63", "--output", "json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/schema/inject.json");
+    let schema: Value = serde_json::from_str(&std::fs::read_to_string(schema).unwrap()).unwrap();
+    assert!(
+        jsonschema::validator_for(&schema).unwrap().is_valid(&json),
+        "{json:#}"
+    );
+    assert_eq!(json["changed"], serde_json::json!({ "r13": [63] }));
+    for file in ["before", "after"] {
+        assert_eq!(json[file].as_object().unwrap().len(), 24);
+    }
+}
+
+#[test]
+fn mistakes_are_told_with_the_valid_values() {
+    let Some(lab) = Lab::new() else { return };
+    lab.up();
+    let out = lab.xfi(&["inject", "--domain", "nosuch", "--reg", "rbx", "--bit", "1"]);
+    assert_eq!(out.status.code(), Some(5));
+    let line = text(&out.stderr);
+    assert!(
+        line.contains("nosuch") && line.contains("web1") && line.contains("web2"),
+        "{line}"
+    );
+
+    // Half-open, and no instruction of a guest lies there.
+    let args = "inject --domain web1 --reg r12 --bit 40 --rip 0x10..0x20 --expire 2s";
+    let out = lab.xfi(&args.split(' ').collect::<Vec<_>>());
+    assert_eq!(out.status.code(), Some(3), "{}", text(&out.stderr));
+    let line = text(&out.stderr);
+    assert!(
+        line.contains("events seen") && line.contains("none matched"),
+        "{line}"
+    );
+    let armed = lab.ok(&["disarm"]);
+    assert!(armed.contains("nothing was armed"), "{armed}");
+
+    let second = lab.xfi(&["testbed", "up"]);
+    assert_eq!(second.status.code(), Some(6), "{}", text(&second.stderr));
+    lab.ok(&["testbed", "down"]);
+    lab.wait_for_no_emulator();
+}
+
+#[test]
+fn a_killed_campaign_is_resumed_with_no_run_lost_and_none_twice() {
+    let Some(lab) = Lab::new() else { return };
+    let file = lab.campaign(4, 1, 1);
+    let mut child = lab.start(&file);
+    lab.wait_for("the second result", |j| results(j).len() >= 2);
+    signal(child.id(), "-KILL");
+    child.wait().unwrap();
+    // The emulators and drivers go with the orchestrator.
+    lab.wait_for_no_emulator();
+    lab.ok(&["campaign", "resume", lab.out().to_str().unwrap()]);
+    let count = results(&lab.journal());
+    assert_eq!(count.len(), 6, "{count:?}");
+    assert!(count.values().all(|n| *n == 1), "{count:?}");
+    lab.wait_for_no_emulator();
+    // And the report accounts for all of them, from the journal alone.
+    lab.ok(&["report", lab.out().to_str().unwrap()]);
+    assert!(lab.out().join("report/index.html").exists());
+}
+
+#[test]
+fn ctrl_c_finishes_what_is_under_way_and_says_how_to_go_on() {
+    let Some(lab) = Lab::new() else { return };
+    let file = lab.campaign(3, 0, 0);
+    let child = lab.start(&file);
+    lab.wait_for("the first intent", |j| {
+        j.iter().any(|l| l["kind"] == "intent")
+    });
+    signal(child.id(), "-INT");
+    let out = child.wait_with_output().unwrap();
+    let journal = lab.journal();
+    let begun = journal.iter().filter(|l| l["kind"] == "intent").count();
+    assert_eq!(
+        results(&journal).len(),
+        begun,
+        "each run that began has its result"
+    );
+    if begun < 3 {
+        assert_eq!(out.status.code(), Some(7));
+    }
+    lab.wait_for_no_emulator();
+}
+
+#[test]
+fn a_run_whose_emulator_is_killed_is_accounted_for() {
+    let Some(lab) = Lab::new() else { return };
+    let file = lab.campaign(2, 0, 0);
+    let mut child = lab.start(&file);
+    lab.wait_for("the first flip", |j| j.iter().any(|l| l["kind"] == "fired"));
+    for pid in lab.emulators() {
+        signal(pid, "-KILL");
+    }
+    assert!(child.wait().unwrap().success());
+    let journal = lab.journal();
+    assert_eq!(results(&journal).len(), 2);
+    let fired: Vec<_> = journal.iter().filter(|l| l["kind"] == "fired").collect();
+    let killed = journal
+        .iter()
+        .filter(|l| l["kind"] == "result" && l["outcome"]["status"] == "unjudged")
+        .filter(|l| fired.iter().any(|f| f["run"] == l["run"]))
+        .count();
+    assert!(
+        killed >= 1,
+        "a fired run that was lost is unjudged, not repeated"
+    );
+}
+
+#[test]
+fn a_full_disk_is_told_before_anything_is_armed() {
+    let Some(lab) = Lab::new() else { return };
+    let file = lab.campaign(1, 0, 0);
+    let small = lab.dir.path().join("small");
+    std::fs::create_dir(&small).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=16m none {dir} && exec {xfi} campaign run {file} --out {dir}/out",
+        dir = small.display(),
+        xfi = env!("CARGO_BIN_EXE_xfi"),
+        file = file.display()
+    );
+    let out = Command::new("unshare")
+        .args(["--mount", "--map-root-user", "sh", "-c", &script])
+        .env("XFI_RUNTIME_DIR", lab.dir.path().join("run"))
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .unwrap();
+    let line = text(&out.stderr);
+    if line.contains("unshare:") || line.contains("mount:") {
+        println!("skipped: no mount namespace here: {line}");
+        return;
+    }
+    assert_eq!(out.status.code(), Some(1), "{line}");
+    assert!(
+        line.contains("MiB left") && line.contains("resume"),
+        "{line}"
+    );
+    lab.wait_for_no_emulator();
+}
