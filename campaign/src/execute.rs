@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 use xfi_model::{
     AgentErrorCode, AgentRun, Command, EventBody, HostObservation, HttpLoad, HttpTarget,
-    InjectionRecord, InjectionState, Location, Observations, Plan, PlannedRun, RunKind, RunRecord,
-    ServiceObservation, TcpObservation,
+    InjectionRecord, InjectionState, Location, Observations, Plan, PlannedRun, Register, RunKind,
+    RunRecord, ServiceObservation, TcpObservation,
 };
 use xfi_testbed::{Evidence, Health, LinkError, Testbed};
 use xfi_workloads::http::{self, ServiceContext};
@@ -270,7 +270,8 @@ fn step(
     }
     match event.body {
         EventBody::Armed { .. } => live.armed = true,
-        EventBody::Injection { record, age_ns } => {
+        EventBody::Injection { mut record, age_ns } => {
+            name_rip(testbed, &mut record);
             if record.state == InjectionState::Fired {
                 live.flip_ns = Some(received_ns.saturating_sub(age_ns));
                 milestones.fired(&record)?;
@@ -291,6 +292,13 @@ fn step(
         _ => {}
     }
     Ok(())
+}
+
+fn name_rip(testbed: &dyn Testbed, record: &mut InjectionRecord) {
+    let Some(flip) = &mut record.flip else { return };
+    if let Some(rip) = flip.before.get(&Register::Rip) {
+        flip.rip_symbol = testbed.symbol(flip.guest_mode, rip.0);
+    }
 }
 
 fn look_at_health(testbed: &mut dyn Testbed, live: &mut Live) {

@@ -201,11 +201,11 @@ mod tests {
 
     #[test]
     fn reserved_rflags_bits_are_not_in_the_space() {
-        let space = fault_space(&file(1, 1, 0, 0));
-        assert_eq!(
-            space.len(),
-            17 * 64 + xfi_model::RFLAGS_WRITABLE.count_ones() as usize
-        );
+        let size = |kind| fault_space(&file(1, 1, 0, 0), kind).len();
+        let writable = xfi_model::RFLAGS_WRITABLE.count_ones() as usize;
+        assert_eq!(size(GuestKind::Pvh), 17 * 64 + writable);
+        // Xen forces IF and the two bits of IOPL.
+        assert_eq!(size(GuestKind::Pv), 17 * 64 + writable - 3);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use xfi_model::{
     PROTOCOL_VERSION,
 };
 use xfi_testbed::up::Up;
-use xfi_testbed::{AgentLink, Artifacts, SymbolTable, TestbedError};
+use xfi_testbed::{AgentLink, Artifacts, Symbols, TestbedError};
 
 /// An emulated host that has just been restored answers this late at most.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -96,12 +96,12 @@ impl Host {
         Ok(hello)
     }
 
-    /// Symbols of Xen and of the guests' kernel, where known.
-    pub(crate) fn symbols(&self) -> (SymbolTable, SymbolTable) {
-        match &self.artifacts {
-            Some(a) => (a.xen_symbols(), a.guest_kernel_symbols()),
-            None => (SymbolTable::default(), SymbolTable::default()),
-        }
+    /// Names of addresses, where known.
+    pub(crate) fn symbols(&self) -> Symbols {
+        self.artifacts
+            .as_ref()
+            .map(Artifacts::symbols)
+            .unwrap_or_default()
     }
 }
 

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use xfi_model::{
-    AgentRun, BitOp, Command, DomainInfo, EventBody, Fault, GuestMode, Hex64, InjectionRecord,
-    InjectionState, Location, ModeFilter, Register, RegisterFile, RipRange, TriggerKind, VcpuId,
+    AgentRun, BitOp, Command, DomainInfo, EventBody, Fault, Hex64, InjectionRecord, InjectionState,
+    Location, ModeFilter, Register, RegisterFile, RipRange, TriggerKind, VcpuId,
 };
 
 /// How much later than its expiry the end of an injection may be heard of.
@@ -225,12 +225,7 @@ fn symbolise(host: &Host, record: &mut InjectionRecord) {
     let Some(rip) = flip.before.get(&Register::Rip) else {
         return;
     };
-    let (xen, kernel) = host.symbols();
-    flip.rip_symbol = match flip.guest_mode {
-        GuestMode::User => None,
-        GuestMode::Kernel => kernel.lookup(rip.0),
-        GuestMode::Hypervisor => xen.lookup(rip.0),
-    };
+    flip.rip_symbol = host.symbols().name(flip.guest_mode, rip.0);
 }
 
 /// What `xfi inject --output json` prints. The committed schema is

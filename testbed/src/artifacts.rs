@@ -3,7 +3,7 @@
 
 use crate::digest::DigestCache;
 use crate::error::IoContext;
-use crate::{SymbolTable, TestbedError};
+use crate::{SymbolTable, Symbols, TestbedError};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use xfi_model::{Layout, XenBuild};
@@ -186,22 +186,39 @@ impl Artifacts {
         Ok(digests)
     }
 
+    /// All names that are known.
+    pub fn symbols(&self) -> Symbols {
+        Symbols {
+            xen: self.xen_symbols(),
+            kernel: self.guest_kernel_symbols(),
+        }
+    }
+
     /// The patched Xen's symbols; empty when they are not there.
-    pub fn xen_symbols(&self) -> SymbolTable {
+    fn xen_symbols(&self) -> SymbolTable {
         SymbolTable::load(&self.xen_dir().join("xen.symbols")).unwrap_or_default()
     }
 
-    /// The guests' kernel symbols; empty when they are not there.
-    pub fn guest_kernel_symbols(&self) -> SymbolTable {
-        let dir = self.image_dir().join("symbols");
-        let Ok(entries) = std::fs::read_dir(&dir) else {
-            return SymbolTable::default();
-        };
-        entries
-            .filter_map(|e| Some(e.ok()?.path()))
-            .filter(|p| p.is_file())
-            .find_map(|p| SymbolTable::load(&p).ok())
+    /// The guests' kernel symbols; empty until a snapshot of this image has been
+    /// made.
+    fn guest_kernel_symbols(&self) -> SymbolTable {
+        SymbolTable::load(&self.kernel_symbols_file()).unwrap_or_default()
+    }
+
+    /// Where the image's kernel has its functions. Debian ships no usable
+    /// `System.map`, so dom0's `/proc/kallsyms` is kept when a snapshot is made:
+    /// guests boot the same kernel, and Xen's domain builder relocates neither.
+    pub(crate) fn kernel_symbols_file(&self) -> PathBuf {
+        let image = self.image_dir();
+        let image = image.canonicalize().unwrap_or(image);
+        let name = image
+            .file_name()
             .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        self.root
+            .join("testbed/symbols")
+            .join(format!("{name}.map"))
     }
 }
 

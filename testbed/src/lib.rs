@@ -27,12 +27,12 @@ pub use layout::{find_layout, layout_names, load_layout, parse_layout};
 pub use link::{AgentLink, LinkError};
 pub use private::use_runtime_dir;
 pub use progress::{Progress, ProgressFn};
-pub use symbols::SymbolTable;
+pub use symbols::{SymbolTable, Symbols};
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use xfi_model::{Layout, SnapshotIndex};
+use xfi_model::{GuestMode, Layout, SnapshotIndex};
 
 /// Where one run's evidence goes. The testbed creates the files it records.
 #[derive(Debug, Clone)]
@@ -107,6 +107,9 @@ pub trait Testbed: Send {
 
     /// Ends the machine and completes the evidence (packet record flushed).
     fn stop(&mut self) -> Result<(), TestbedError>;
+
+    /// A name for an address that a vCPU in this mode executed at, where known.
+    fn symbol(&self, mode: GuestMode, address: u64) -> Option<String>;
 
     /// The packet record of the run, in pcap format, when there is one.
     fn packet_record(&self) -> Option<&Path>;

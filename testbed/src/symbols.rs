@@ -3,9 +3,30 @@
 use crate::TestbedError;
 use crate::error::IoContext;
 use std::path::Path;
+use xfi_model::GuestMode;
 
 /// How far past its start a symbol without a known end is believed to reach.
 const REACH: u64 = 0x10_0000;
+
+/// The names of what a vCPU can execute.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Symbols {
+    /// Xen's.
+    pub(crate) xen: SymbolTable,
+    /// The guests' kernel's.
+    pub(crate) kernel: SymbolTable,
+}
+
+impl Symbols {
+    /// A name for an address executed in this mode; programs have none.
+    pub fn name(&self, mode: GuestMode, address: u64) -> Option<String> {
+        match mode {
+            GuestMode::User => None,
+            GuestMode::Kernel => self.kernel.lookup(address),
+            GuestMode::Hypervisor => self.xen.lookup(address),
+        }
+    }
+}
 
 /// A table of symbols, looked up by address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

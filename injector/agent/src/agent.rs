@@ -225,6 +225,11 @@ impl Agent {
                 self.host.destroy(&domain)?;
                 self.emit(seq, EventBody::Done);
             }
+            Command::KernelSymbols => {
+                self.not_during_a_run("kernel_symbols")?;
+                let map = crate::host::kernel_symbols()?;
+                self.emit(seq, EventBody::KernelSymbols { map });
+            }
             Command::Integrity => {
                 let result = self.host.integrity()?;
                 self.emit(seq, EventBody::Integrity(result));

@@ -235,3 +235,56 @@ impl Host {
 fn without_libvirt() -> Error {
     Error::NotAvailable("this agent was built without libvirt (feature dom0)".to_owned())
 }
+
+/// The functions of the running kernel, without its modules'.
+pub(crate) fn kernel_symbols() -> std::result::Result<String, Refusal> {
+    const FILE: &str = "/proc/kallsyms";
+    let refusal = |message: String| Refusal {
+        code: AgentErrorCode::Failed,
+        message,
+    };
+    let all = std::fs::read_to_string(FILE).map_err(|e| refusal(format!("{FILE}: {e}")))?;
+    let map = functions(&all);
+    if map.is_empty() {
+        return Err(refusal(format!(
+            "{FILE} hides its addresses; see kernel.kptr_restrict"
+        )));
+    }
+    Ok(map)
+}
+
+fn functions(kallsyms: &str) -> String {
+    let mut map = String::new();
+    for line in kallsyms.lines() {
+        let mut words = line.split('\t').next().unwrap_or_default().split(' ');
+        let (Some(address), Some(kind)) = (words.next(), words.next()) else {
+            continue;
+        };
+        let in_module = line.contains('\t');
+        let hidden = address.bytes().all(|b| b == b'0');
+        if !in_module && !hidden && matches!(kind, "t" | "T" | "w" | "W") {
+            map.push_str(line);
+            map.push('\n');
+        }
+    }
+    map
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_kernels_own_functions_are_told() {
+        let kallsyms = "0000000000000000 A fixed_percpu_data\n\
+                        ffffffff81000000 T _text\n\
+                        ffffffff82000000 D data\n\
+                        ffffffffc0000000 t probe\t[virtio_net]\n\
+                        ffffffff81000040 t local\n";
+        assert_eq!(
+            functions(kallsyms),
+            "ffffffff81000000 T _text\nffffffff81000040 t local\n"
+        );
+        assert!(functions("0000000000000000 T _text\n").is_empty());
+    }
+}

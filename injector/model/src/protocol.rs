@@ -64,6 +64,9 @@ pub enum Command {
         /// The guest.
         domain: String,
     },
+    /// Where dom0's kernel has its functions. Answered by
+    /// [`EventBody::KernelSymbols`].
+    KernelSymbols,
     /// Run the host integrity test now. Answered by [`EventBody::Integrity`].
     Integrity,
 }
@@ -151,6 +154,11 @@ pub enum EventBody {
     GuestConsole {
         /// Its last lines.
         lines: Vec<String>,
+    },
+    /// Where dom0's kernel has its functions.
+    KernelSymbols {
+        /// `address type name` lines as in a `System.map`, modules left out.
+        map: String,
     },
     /// The request is finished.
     Done,

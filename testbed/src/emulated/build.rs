@@ -9,7 +9,9 @@ use super::{OwnDir, warm};
 use crate::error::IoContext;
 use crate::machine_facts::{free_port, need_memory};
 use crate::progress::step;
-use crate::{AgentLink, BootFiles, Digests, Endpoint, Progress, ProgressFn, TestbedError, cpio};
+use crate::{
+    AgentLink, Artifacts, BootFiles, Digests, Endpoint, Progress, ProgressFn, TestbedError, cpio,
+};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -32,6 +34,7 @@ const OVERHEAD_MIB: u64 = 300;
 
 /// What is built from.
 pub(crate) struct Job<'a> {
+    pub(crate) artifacts: &'a Artifacts,
     pub(crate) layout: &'a Layout,
     pub(crate) files: &'a BootFiles,
     pub(crate) digests: &'a Digests,
@@ -97,6 +100,10 @@ pub(crate) fn make(job: &Job<'_>, progress: &mut ProgressFn<'_>) -> Result<(), T
         );
         Ok::<_, TestbedError>(machine)
     })?;
+    if let Err(e) = keep_kernel_symbols(job.artifacts, &mut machine) {
+        let text = format!("kernel addresses will have no names: {e}");
+        progress(Progress::Note { text: &text });
+    }
     let name = format!("starting {} guests ({which})", layout.guests.len());
     step(progress, &name, Duration::from_secs(15), |p| {
         prepare_guests(&mut machine, layout, p)
@@ -115,6 +122,27 @@ pub(crate) fn make(job: &Job<'_>, progress: &mut ProgressFn<'_>) -> Result<(), T
     std::fs::set_permissions(&place.ram, read_only).context("closing", &place.ram)?;
     let meta = store.meta(*index, &place.ram, &files.image, &warm, job.digests)?;
     store.finish(place, &meta)
+}
+
+/// Asks dom0 once for each image where its kernel's functions are.
+fn keep_kernel_symbols(artifacts: &Artifacts, machine: &mut Machine) -> Result<(), TestbedError> {
+    let file = artifacts.kernel_symbols_file();
+    if file.exists() {
+        return Ok(());
+    }
+    let doing = "reading the kernel's symbols";
+    let command = xfi_model::Command::KernelSymbols;
+    let EventBody::KernelSymbols { map } =
+        ask(machine, command, Duration::from_secs(60), doing, |_| ())?
+    else {
+        return Ok(());
+    };
+    if let Some(dir) = file.parent() {
+        std::fs::create_dir_all(dir).context("creating", dir)?;
+    }
+    let partial = file.with_extension("partial");
+    std::fs::write(&partial, map).context("writing", &partial)?;
+    std::fs::rename(&partial, &file).context("renaming", &partial)
 }
 
 /// Where the guests' services are.

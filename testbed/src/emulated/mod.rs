@@ -21,7 +21,7 @@ use crate::lock::Lock;
 use crate::machine_facts::{free_port, need_memory};
 use crate::{
     AgentLink, Artifacts, BootFiles, Digests, Endpoint, Evidence, Health, Progress, ProgressFn,
-    ResetReport, Testbed, TestbedError,
+    ResetReport, Symbols, Testbed, TestbedError,
 };
 use build::Job;
 use machine::Machine;
@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use store::{Snapshot, Store};
-use xfi_model::{Layout, SnapshotIndex};
+use xfi_model::{GuestMode, Layout, SnapshotIndex};
 
 /// What a worker takes beside the memory that all share, MiB.
 const WORKER_MIB: u64 = 400;
@@ -108,6 +108,7 @@ struct SetInner {
     key: String,
     files: BootFiles,
     digests: Digests,
+    symbols: Symbols,
     snapshots: Vec<Snapshot>,
 }
 
@@ -146,6 +147,7 @@ impl SnapshotSet {
             let mut snapshot = store.open(index, &files.image)?;
             if snapshot.is_none() {
                 let job = Job {
+                    artifacts,
                     layout,
                     files: &files,
                     digests: &digests,
@@ -163,6 +165,7 @@ impl SnapshotSet {
             store.prune();
         }
         let inner = SetInner {
+            symbols: artifacts.symbols(),
             layout: layout.clone(),
             key,
             files,
@@ -399,6 +402,10 @@ impl Testbed for EmulatedTestbed {
     fn stop(&mut self) -> Result<(), TestbedError> {
         self.end_machine();
         Ok(())
+    }
+
+    fn symbol(&self, mode: GuestMode, address: u64) -> Option<String> {
+        self.set.inner.symbols.name(mode, address)
     }
 
     fn packet_record(&self) -> Option<&Path> {
