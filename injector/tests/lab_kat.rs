@@ -158,7 +158,9 @@ fn run_of(fault: Fault, dummy: bool) -> Command {
 }
 
 fn ask(agent: &mut AgentLink, command: Command) -> Vec<Event> {
-    let events = agent.ask(command.clone(), 2 * PATIENCE).expect("an answer");
+    let events = agent
+        .ask(command.clone(), 2 * PATIENCE)
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
     if let Some(Event {
         body: EventBody::Error { message, .. },
         ..
