@@ -27,6 +27,11 @@ const ARM_PATIENCE: Duration = Duration::from_secs(15);
 const CHECK_PATIENCE: Duration = Duration::from_secs(10);
 /// The console gets this long to print the rest of a panic.
 const PANIC_GRACE: Duration = Duration::from_millis(300);
+/// A restored emulator translates all code anew: first answers take seconds
+/// where later ones take a fraction. They precede the flips.
+const FIRST_TIMEOUTS: u64 = 3;
+/// And never less than this.
+const FIRST_TIMEOUT_MIN_NS: u64 = 4_000 * MS;
 /// How often the agent asks Xen whether it fired.
 const POLL_MS: u32 = 20;
 
@@ -348,6 +353,7 @@ fn load_spec(testbed: &dyn Testbed, ctx: &RunContext<'_>, planned: &PlannedRun) 
         clients_per_guest: *clients_per_guest,
         think_ns: crate::duration::nanoseconds(*think),
         timeout_ns: timing.timeout_ns,
+        first_timeout_ns: (FIRST_TIMEOUTS * timing.timeout_ns).max(FIRST_TIMEOUT_MIN_NS),
         duration_ns: planned.moment_ns + timing.window_ns + late_ns,
         probes: 3,
         keep_alive: *keep_alive,

@@ -25,6 +25,9 @@ pub struct HttpLoad {
     pub think_ns: u64,
     /// How long a client waits for an answer, nanoseconds.
     pub timeout_ns: u64,
+    /// How long each client waits for its first answer: a restored emulator
+    /// translates the server's code anew for it. At least `timeout_ns`.
+    pub first_timeout_ns: u64,
     /// How long new requests are begun, nanoseconds after the start.
     pub duration_ns: u64,
     /// After `duration_ns`, guests with an unanswered request are probed with

@@ -62,12 +62,13 @@ pub struct Calibration {
     pub p50_ns: u64,
     /// 99.9th percentile of it; with less than a thousand answers, the largest.
     pub p999_ns: u64,
-    /// Median time from one request's start to the next one's of the same
-    /// client, nanoseconds.
+    /// Median time from one request's start to the next one's at the same
+    /// guest, nanoseconds.
     pub period_ns: u64,
 }
 
-/// Measures golden runs from their drivers' logs, whole. An answer that is not
+/// Measures golden runs from their drivers' logs, but for each client's first
+/// request, which has a timeout of its own. An answer that is not
 /// right is an error: such a run is not golden. Requests that the driver's end
 /// cut short are left out.
 pub fn calibrate(logs: &[PathBuf]) -> Result<Calibration, WorkloadError> {
@@ -75,8 +76,7 @@ pub fn calibrate(logs: &[PathBuf]) -> Result<Calibration, WorkloadError> {
     let mut period = latency_histogram();
     let mut largest_ns = 0;
     for path in logs {
-        // A client's requests stand in its own order in the log.
-        let mut last_start: BTreeMap<(String, u32), u64> = BTreeMap::new();
+        let mut starts: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for line in LogReader::open(path)? {
             let LoadLogLine::Request(request) = line? else {
                 continue;
@@ -93,12 +93,22 @@ pub fn calibrate(logs: &[PathBuf]) -> Result<Calibration, WorkloadError> {
                     });
                 }
             }
+            if request.seq == 0 {
+                continue;
+            }
             let latency_ns = request.end_ns.saturating_sub(request.intended_ns);
             largest_ns = largest_ns.max(latency_ns);
             record(&mut latency, latency_ns);
-            let client = (request.guest, request.client);
-            if let Some(before) = last_start.insert(client, request.start_ns) {
-                record(&mut period, request.start_ns.saturating_sub(before));
+            starts
+                .entry(request.guest)
+                .or_default()
+                .push(request.start_ns);
+        }
+        for mut starts in starts.into_values() {
+            // The log has requests in the order of their ends.
+            starts.sort_unstable();
+            for pair in starts.windows(2) {
+                record(&mut period, pair[1] - pair[0]);
             }
         }
     }

@@ -129,7 +129,13 @@ impl Client {
         stop: &mut Stop,
     ) -> (RequestRecord, Result<(), WorkloadError>) {
         let start_ns = monotonic_ns();
-        let timeout = Duration::from_nanos(self.question.load.timeout_ns);
+        let load = &self.question.load;
+        let first = seq == 0 && !self.probe;
+        let timeout = Duration::from_nanos(if first {
+            load.first_timeout_ns.max(load.timeout_ns)
+        } else {
+            load.timeout_ns
+        });
         let result = tokio::select! {
             biased;
             ended = tokio::time::timeout(timeout, self.exchange()) => match ended {

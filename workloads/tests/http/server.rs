@@ -157,6 +157,7 @@ pub(crate) fn load(addrs: &[SocketAddr]) -> HttpLoad {
         think_ns: 0,
         // Ample: this machine may be busy. Tests of silence shorten it.
         timeout_ns: 5_000_000_000,
+        first_timeout_ns: 0,
         duration_ns: 500_000_000,
         probes: 2,
         keep_alive: false,

@@ -15,7 +15,7 @@ fn request(guest: &str, start_ms: u64, end_ms: u64, verdict: Verdict) -> Request
     RequestRecord {
         guest: guest.into(),
         client: 0,
-        seq: 0,
+        seq: 1,
         probe: false,
         intended_ns: start_ms * MS,
         start_ns: start_ms * MS,
