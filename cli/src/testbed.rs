@@ -141,14 +141,16 @@ fn ssh(command: &[String]) -> Result<()> {
 fn console(follow: bool) -> Result<()> {
     let log = Up::find()?.info().console_log.clone();
     let mut seen = copy_from(&log, 0)?;
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         std::thread::sleep(Duration::from_millis(200));
         if Up::find().is_err() {
             bail!("the testbed is gone");
         }
         seen = copy_from(&log, seen)?;
     }
-    Ok(())
 }
 
 /// Copies the file to stdout from `offset`; returns how far it got. A file
