@@ -15,6 +15,10 @@ const LEAD_NS: u64 = 1_000 * MS;
 /// must not pass for a failure.
 const TIMEOUT_MIN_NS: u64 = 500 * MS;
 
+/// A client timeout over the golden p99.9. With twice, 2 of 10 golden and dummy
+/// runs timed out while a third emulator shared two cores.
+const TIMEOUT_FACTOR: u64 = 3;
+
 /// Drawn moments span at least this many golden request periods.
 const MOMENT_PERIODS: u64 = 10;
 
@@ -30,7 +34,12 @@ pub fn resolve(
     golden: &Calibration,
 ) -> Result<Timing, CampaignError> {
     let WorkloadSection::Http { timeout, .. } = &file.workload;
-    let timeout_ns = timeout.ns_or(|| round_up((2 * golden.p999_ns).max(TIMEOUT_MIN_NS), 50 * MS));
+    let timeout_ns = timeout.ns_or(|| {
+        round_up(
+            (TIMEOUT_FACTOR * golden.p999_ns).max(TIMEOUT_MIN_NS),
+            50 * MS,
+        )
+    });
     let least_window = timeout_ns + golden.p999_ns;
     let window_ns = file
         .faults
@@ -91,14 +100,14 @@ mod tests {
     #[test]
     fn derived_timings_follow_the_golden_runs() {
         let t = resolve(&file(""), Path::new("c.toml"), &golden()).unwrap();
-        assert_eq!(t.timeout_ns, 800 * MS);
-        assert_eq!(t.window_ns, 1200 * MS);
+        assert_eq!(t.timeout_ns, 1200 * MS);
+        assert_eq!(t.window_ns, 1600 * MS);
         assert_eq!(t.moments_ns, 1100 * MS);
     }
 
     #[test]
     fn a_window_too_short_to_see_a_timeout_is_refused() {
         let e = resolve(&file("window = \"1s\""), Path::new("c.toml"), &golden()).unwrap_err();
-        assert!(e.to_string().contains("1200ms"), "{e}");
+        assert!(e.to_string().contains("1600ms"), "{e}");
     }
 }
