@@ -11,7 +11,7 @@ use xfi_model::{
     InjectionRecord, InjectionState, Location, Observations, Plan, PlannedRun, Register, RunKind,
     RunRecord, ServiceObservation, TcpObservation,
 };
-use xfi_testbed::{Evidence, Health, LinkError, Testbed};
+use xfi_testbed::{Evidence, Health, LinkError, Ping, Testbed};
 use xfi_workloads::http::{self, ServiceContext};
 use xfi_workloads::monotonic_ns;
 use xfi_workloads::pcap::{TcpService, read_pcap};
@@ -25,6 +25,8 @@ const ARM_PATIENCE: Duration = Duration::from_secs(15);
 /// After the load's end, the host integrity test must be answered within this
 /// and one client timeout, which follows the machine's speed.
 const CHECK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long dom0 may take to answer a ping.
+const PING_PATIENCE: Duration = Duration::from_secs(1);
 /// The console gets this long to print the rest of a panic.
 const PANIC_GRACE: Duration = Duration::from_millis(300);
 /// A restored emulator translates all code anew: first answers take seconds
@@ -200,6 +202,7 @@ fn observe(
     let watchdog = Instant::now() + Duration::from_nanos(planned_ns) + ctx.watchdog;
     let check_patience = CHECK_PATIENCE + Duration::from_nanos(timing.timeout_ns);
     let mut driver_ended: Option<Instant> = None;
+    let mut ping = None;
     loop {
         step(testbed, seq, milestones, live)?;
         look_at_health(testbed, live);
@@ -218,6 +221,7 @@ fn observe(
         }
         if driver.ended() && driver_ended.is_none() {
             driver_ended = Some(Instant::now());
+            ping = testbed.ping(PING_PATIENCE);
         }
         if live.ended_early {
             break;
@@ -236,6 +240,7 @@ fn observe(
             break;
         }
     }
+    live.host.ping_answered = ping.map(Ping::answered);
     Ok(Some(driver))
 }
 

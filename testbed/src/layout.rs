@@ -20,11 +20,14 @@ const BUILT_IN: [(&str, &str); 2] = [
 pub(crate) const SLIRP_NET: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 0);
 /// dom0's address in it.
 pub(crate) const DOM0_ADDR: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
-const SLIRP_RESERVED: [(Ipv4Addr, &str); 5] = [
+/// Who pings dom0.
+pub(crate) const PINGER_ADDR: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 254);
+const SLIRP_RESERVED: [(Ipv4Addr, &str); 6] = [
     (Ipv4Addr::new(10, 0, 2, 0), "the network's own"),
     (Ipv4Addr::new(10, 0, 2, 2), "the gateway's"),
     (Ipv4Addr::new(10, 0, 2, 3), "the name server's"),
     (DOM0_ADDR, "dom0's"),
+    (PINGER_ADDR, "the pinger's"),
     (Ipv4Addr::new(10, 0, 2, 255), "the broadcast address"),
 ];
 

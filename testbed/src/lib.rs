@@ -20,7 +20,7 @@ pub mod up;
 
 pub use artifacts::{Artifacts, BootFiles, Digests};
 pub use emulated::{
-    EmulatedTestbed, SnapshotSet, capacity, installed_qemu, is_panic_line, remove_snapshots,
+    EmulatedTestbed, Ping, SnapshotSet, capacity, installed_qemu, is_panic_line, remove_snapshots,
 };
 pub use error::TestbedError;
 pub use layout::{find_layout, layout_names, load_layout, parse_layout};
@@ -104,6 +104,9 @@ pub trait Testbed: Send {
 
     /// What can be seen of the machine from outside, without asking it.
     fn health(&mut self) -> Health;
+
+    /// Begins to ping dom0; none where that cannot be done.
+    fn ping(&mut self, patience: Duration) -> Option<Ping>;
 
     /// Ends the machine and completes the evidence (packet record flushed).
     fn stop(&mut self) -> Result<(), TestbedError>;

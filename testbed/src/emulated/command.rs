@@ -14,6 +14,8 @@ pub(crate) const QMP: &str = "qmp";
 pub(crate) const QMP_EVENTS: &str = "events";
 pub(crate) const CONSOLE: &str = "console";
 pub(crate) const AGENT: &str = "agent";
+pub(crate) const PING: &str = "ping";
+pub(crate) const PING_PEER: &str = "ping-peer";
 pub(crate) const PID: &str = "pid";
 pub(crate) const DISK: &str = "disk.qcow2";
 pub(crate) const XEN: &str = "xen";
@@ -122,7 +124,15 @@ pub(crate) fn arguments(parts: &Parts<'_>) -> Vec<OsString> {
         format!("if=none,id=disk,file={DISK},format=qcow2,cache=unsafe,discard=unmap,werror=stop,rerror=stop"),
     );
     args.add("-device", "virtio-blk-pci,drive=disk");
-    args.add("-netdev", netdev(parts));
+    // A hub, so that dom0 can be pinged from beside slirp.
+    args.add("-netdev", slirp(parts));
+    args.add(
+        "-netdev",
+        format!("dgram,id=ping,local.type=unix,local.path={PING},remote.type=unix,remote.path={PING_PEER}"),
+    );
+    args.add("-netdev", "hubport,id=net,hubid=0");
+    args.add("-netdev", "hubport,id=hub-slirp,hubid=0,netdev=slirp");
+    args.add("-netdev", "hubport,id=hub-ping,hubid=0,netdev=ping");
     args.add(
         "-device",
         "virtio-net-pci,netdev=net,mac=52:54:00:78:66:69,romfile=",
@@ -152,8 +162,8 @@ pub(crate) fn arguments(parts: &Parts<'_>) -> Vec<OsString> {
     args.0
 }
 
-fn netdev(parts: &Parts<'_>) -> String {
-    let mut netdev = "user,id=net,net=10.0.2.0/24,restrict=on".to_owned();
+fn slirp(parts: &Parts<'_>) -> String {
+    let mut netdev = "user,id=slirp,net=10.0.2.0/24,restrict=on".to_owned();
     let mut forward = |port: u16, to: std::net::Ipv4Addr, to_port: u16| {
         netdev.push_str(&format!(",hostfwd=tcp:127.0.0.1:{port}-{to}:{to_port}"));
     };

@@ -98,7 +98,7 @@ impl Machine {
         args: &[std::ffi::OsString],
     ) -> Result<Machine, TestbedError> {
         let dir = plan.dir;
-        for name in [QMP, QMP_EVENTS, CONSOLE, AGENT, command::PID] {
+        for name in [QMP, QMP_EVENTS, CONSOLE, AGENT, command::PING, command::PID] {
             crate::private::remove_file(&dir.join(name))?;
         }
         let log = dir.join("qemu.log");

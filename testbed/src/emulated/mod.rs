@@ -6,6 +6,7 @@ mod console;
 mod launch;
 mod machine;
 mod own_dir;
+mod ping;
 mod qmp;
 mod restore;
 mod store;
@@ -16,6 +17,7 @@ pub use console::is_panic_line;
 pub(crate) use console::panic_in_log;
 pub(crate) use launch::{Life, kill_and_wait, kill_leftover, pid_in, runs_in};
 pub(crate) use own_dir::OwnDir;
+pub use ping::Ping;
 
 use crate::lock::Lock;
 use crate::machine_facts::{free_port, need_memory};
@@ -397,6 +399,13 @@ impl Testbed for EmulatedTestbed {
                 reason: "it was not started, or stopped".to_owned(),
             },
         }
+    }
+
+    fn ping(&mut self, patience: Duration) -> Option<Ping> {
+        self.machine.as_ref()?;
+        Ping::start(self.dir.path(), patience)
+            .inspect_err(|e| tracing::warn!("cannot ping dom0: {e}"))
+            .ok()
     }
 
     fn stop(&mut self) -> Result<(), TestbedError> {
