@@ -75,7 +75,7 @@ impl Lab {
         let body = format!(
             "format = 1\nname = \"lab\"\nseed = 3\n\
              [testbed]\nkind = \"emulated\"\nlayout = \"http\"\nsnapshots = 1\n\
-             [workload]\nkind = \"http\"\nclients_per_guest = 2\nhash_bytes = 131072\n\
+             [workload]\nkind = \"http\"\nclients_per_guest = 2\nhash_bytes = 196608\n\
              [faults]\ninjections = {injections}\ngolden = {golden}\ndummy = {dummy}\n"
         );
         std::fs::write(&file, body).unwrap();

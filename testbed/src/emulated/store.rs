@@ -13,7 +13,7 @@ use xfi_model::Layout;
 
 /// The version of what a snapshot consists of: raised when QEMU's command line
 /// or the files change.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Room beside the memory itself that must stay free under /dev/shm, MiB.
 const SHM_SPARE_MIB: u64 = 64;

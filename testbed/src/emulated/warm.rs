@@ -1,8 +1,10 @@
 //! Warming guests up: requests until they take the same time again and again.
 
 use crate::{Endpoint, TestbedError};
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// What is asked for; the guest's own default amount of work.
@@ -14,6 +16,10 @@ const GROUP: usize = 6;
 const BAND: f64 = 0.20;
 const MOST: usize = 40;
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// Ports below the ephemeral ones that are gone through.
+const PORTS: u16 = 4096;
+const PORT_TRIES: usize = 64;
 
 /// Warms up all guests; the latency at which each came to rest.
 pub(crate) fn warm_up(
@@ -48,7 +54,7 @@ pub(crate) fn warm_up(
 
 /// One request; the whole answer must come, with status 200.
 pub(crate) fn request(addr: SocketAddr, within: Duration) -> io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&addr, within)?;
+    let mut stream = connect(addr, within)?;
     stream.set_read_timeout(Some(within))?;
     stream.set_write_timeout(Some(within))?;
     let request = format!("GET {PATH} HTTP/1.0\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
@@ -62,6 +68,37 @@ pub(crate) fn request(addr: SocketAddr, within: Duration) -> io::Result<()> {
     } else {
         Err(io::Error::other(format!("it answered {first:?}")))
     }
+}
+
+/// Connects from a port that no load driver will be given. slirp keeps the
+/// client's port, and a snapshot remembers its connections for a minute: a run's
+/// SYN from the port of one of them is refused and repeated only seconds later.
+fn connect(addr: SocketAddr, within: Duration) -> io::Result<TcpStream> {
+    static USED: AtomicU16 = AtomicU16::new(0);
+    let first_ephemeral = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
+        .ok()
+        .and_then(|range| range.split_whitespace().next()?.parse().ok())
+        .unwrap_or(32_768_u16);
+    let mut refused = None;
+    for _ in 0..PORT_TRIES {
+        let port = first_ephemeral
+            .saturating_sub(1 + USED.fetch_add(1, Ordering::Relaxed) % PORTS)
+            .max(1024);
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        let from = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let connected = socket
+            .bind(&from.into())
+            .and_then(|()| socket.connect_timeout(&addr.into(), within));
+        match connected {
+            Ok(()) => return Ok(socket.into()),
+            Err(e) if matches!(e.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable) => {
+                refused = Some(e);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Err(refused.unwrap_or_else(|| ErrorKind::AddrInUse.into()))
 }
 
 fn median(times: &[Duration]) -> Duration {
@@ -96,6 +133,24 @@ mod tests {
         assert!(!is_steady(&ms(&warming)));
         warming.extend([95; 6]);
         assert!(is_steady(&ms(&warming)));
+    }
+
+    /// A golden run failed when the kernel gave the load driver a port that the
+    /// snapshot had seen.
+    #[test]
+    fn warm_up_ports_are_never_a_load_drivers() {
+        let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+        let first: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            let stream = connect(addr, Duration::from_secs(5)).unwrap();
+            let port = stream.local_addr().unwrap().port();
+            assert!(port < first, "{port}");
+            assert!(seen.insert(port), "{port} twice");
+            listener.accept().unwrap();
+        }
     }
 
     #[test]
