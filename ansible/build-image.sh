@@ -204,6 +204,11 @@ jq -n --arg hash "$hash" --arg suite "$suite" --arg kver "$(<"$guests/kernel-ver
     sha256: $sums[0], packages: {dom0: $dom0[0], guests: $guest[0]}
 }' >"$out/manifest.json"
 
+# Made by root, used by whoever has the tree.
+owner=$(stat -c %u:%g "$repo")
+chown -- "$owner" "$repo/target" "$target"
+chown -R -- "$owner" "$out"
+
 rm -rf -- "$image"
 mv -T "$out" "$image"
 link_current
