@@ -16,7 +16,7 @@ use xfi_campaign::{
 };
 use xfi_model::{GuestLayout, Layout, Plan, RunKind};
 use xfi_testbed::{
-    Artifacts, Digests, EmulatedTestbed, SnapshotSet, Testbed, capacity, find_layout,
+    Artifacts, Digests, EmulatedTestbed, SnapshotSet, Testbed, capacity, find_layout, snapshot_key,
 };
 
 /// Above this many workers, emulated hosts disturb each other on most
@@ -116,8 +116,7 @@ impl Setup {
     /// kept: making them anew takes half a minute.
     fn calibration_path(&self, digests: &Digests) -> PathBuf {
         let on = (
-            &self.layout,
-            digests,
+            snapshot_key(&self.layout, digests),
             self.snapshots,
             self.workers,
             &self.file.workload,

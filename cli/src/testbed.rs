@@ -59,7 +59,11 @@ fn build() -> Result<()> {
             "xen-patches/build.sh",
             &["4.20"][..],
         ),
-        ("image (about 5 minutes, by sudo unless you are root)", image, image_args),
+        (
+            "image (about 5 minutes, by sudo unless you are root)",
+            image,
+            image_args,
+        ),
         (
             "agent (about 1 minute)",
             "cargo",

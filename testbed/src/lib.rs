@@ -21,6 +21,7 @@ pub mod up;
 pub use artifacts::{Artifacts, BootFiles, Digests};
 pub use emulated::{
     EmulatedTestbed, Ping, SnapshotSet, capacity, installed_qemu, is_panic_line, remove_snapshots,
+    snapshot_key,
 };
 pub use error::TestbedError;
 pub use layout::{find_layout, layout_names, load_layout, parse_layout};

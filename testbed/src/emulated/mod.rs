@@ -290,6 +290,11 @@ pub(crate) fn agent_answers(machine: &mut Machine) -> Result<(), TestbedError> {
     build::hello(machine, Duration::from_secs(60), "waiting for the agent").map(drop)
 }
 
+/// What keys this layout's snapshots made from these artefacts.
+pub fn snapshot_key(layout: &Layout, made_from: &Digests) -> String {
+    store::key(layout, made_from)
+}
+
 /// Removes all snapshots made from these artefacts, but for those in use, and
 /// says how many MiB of memory that freed. They are made again when needed.
 pub fn remove_snapshots(artifacts: &Artifacts) -> u64 {
