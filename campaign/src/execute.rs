@@ -381,10 +381,7 @@ fn summarise(
                 .map(|p| p.min(load_start_ns + planned.moment_ns))
         }),
     };
-    let target = planned.fault.as_ref().map(|f| {
-        let Location::VcpuRegister { domain, .. } = &f.location;
-        domain.as_str()
-    });
+    let target = planned.fault.as_ref().and_then(|f| f.location.domain());
     let tcp = packets(testbed, planned);
     let services: Vec<_> = testbed
         .endpoints()
