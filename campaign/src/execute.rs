@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 use xfi_model::{
     AgentErrorCode, AgentRun, Command, EventBody, HostObservation, HttpLoad, HttpTarget,
-    InjectionRecord, InjectionState, Location, Observations, Plan, PlannedRun, Register, RunKind,
-    RunRecord, ServiceObservation, TcpObservation,
+    InjectionRecord, InjectionState, Observations, Plan, PlannedRun, Register, RunKind, RunRecord,
+    ServiceObservation, TcpObservation,
 };
 use xfi_testbed::{Evidence, Health, LinkError, Testbed};
 use xfi_workloads::http::{self, ServiceContext};

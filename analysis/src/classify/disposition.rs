@@ -2,8 +2,8 @@
 
 use super::host_outcome;
 use xfi_model::{
-    Disposition, Fault, Hex64, HostOutcome, InjectionRecord, InjectionState, Location, Register, RunKind,
-    RunRecord, Verdict,
+    Disposition, Fault, Hex64, HostOutcome, InjectionRecord, InjectionState, Location, Register,
+    RunKind, RunRecord, Verdict,
 };
 
 /// Where a run stands before any question of effect.

@@ -367,8 +367,15 @@ mod tests {
         assert!(e(Register::Rbx, 0).contains("changes nothing of rbx"));
         assert_eq!(Register::Rbx.check_mask(u64::MAX), Ok(()));
         let pv = Register::Rflags.check_mask_for(GuestKind::Pv, 1 << 9);
-        assert!(pv.unwrap_err().to_string().contains(": 9; valid: 0, 2, 4, 6-8, 10-11, 14"));
-        assert_eq!(Register::Rflags.check_mask_for(GuestKind::Pvh, 1 << 9), Ok(()));
+        assert!(
+            pv.unwrap_err()
+                .to_string()
+                .contains(": 9; valid: 0, 2, 4, 6-8, 10-11, 14")
+        );
+        assert_eq!(
+            Register::Rflags.check_mask_for(GuestKind::Pvh, 1 << 9),
+            Ok(())
+        );
     }
 
     #[test]
