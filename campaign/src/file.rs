@@ -380,7 +380,7 @@ dummy = 1
             ),
             (
                 "dummy = 1",
-                "dummy = 1\nbits = [1]\nmask = \"0x3\"",
+                "dummy = 1\nbits = [0]\nmask = \"0x1\"",
                 "both bits and mask",
             ),
             ("dummy = 1", "dummy = 1\nop = \"invert\"", "invert"),

@@ -163,7 +163,8 @@ fn text(l: &Locations) -> String {
         }
         let mark = match (&i.not_armable, i.path) {
             (Some(_), _) => "x",
-            (None, CodePath::Straight) => "*",
+            (None, CodePath::Straight) if i.always => "*",
+            (None, CodePath::Straight) => "+",
             (None, CodePath::OutOfLine) => "o",
             (None, _) => "",
         };
@@ -182,8 +183,8 @@ fn text(l: &Locations) -> String {
         ]);
     }
     text += &output::text_of(&table);
-    text +=
-        "\n* on the straight path: no conditional jump taken; o out of line; x cannot be armed\n";
+    text += "\n* every call that is handled passes here; + the straight path: no conditional jump \
+             taken; o out of line; x cannot be armed\n";
     for (why, numbers) in notes {
         let numbers: Vec<_> = numbers.iter().map(ToString::to_string).collect();
         text += &format!("x {}: {why}\n", numbers.join(" "));

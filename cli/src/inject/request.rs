@@ -404,3 +404,6 @@ fn choose<'d>(
         )),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,8 @@ impl<'a> SourceLines<'a> {
     pub fn line(&self, address: u64) -> Option<String> {
         let location = self.0.as_ref()?.find_location(address).ok()??;
         let line = location.line?;
-        Some(format!("{}:{line}", shorten(location.file?)))
+        let file = location.file?.replace("/./", "/");
+        Some(format!("{}:{line}", shorten(&file)))
     }
 }
 

@@ -78,6 +78,9 @@ pub struct Instruction {
     pub source: Option<String>,
     /// Where on the handler's way it lies.
     pub path: Path,
+    /// Every way through the handler that ends well, without code that is out
+    /// of line, passes here: a call that is handled hits it.
+    pub always: bool,
     /// Xen may rewrite it when it boots, for the processor it finds: bytes and
     /// text are then not what runs.
     pub rewritten_at_boot: bool,
@@ -176,6 +179,7 @@ impl Locations {
                     text: text(instruction),
                     source: lines.and_then(|l| l.line(address)),
                     path,
+                    always: ways.always.contains(&address),
                     rewritten_at_boot: elf.alternative(address).is_some(),
                     not_armable: not_armable(elf, instruction, path),
                 }
@@ -279,7 +283,40 @@ fn target(i: &Decoded) -> Option<u64> {
 /// What can be told about the order in which instructions run.
 struct Ways {
     straight: BTreeSet<u64>,
+    always: BTreeSet<u64>,
     padding: BTreeSet<u64>,
+}
+
+/// Whether a handler's exit can be reached in line without this instruction. A
+/// jump through a table may lead anywhere, so also out.
+fn avoidable(in_line: &BTreeMap<u64, &Decoded>, entry: u64, avoided: u64) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut next = vec![entry];
+    while let Some(at) = next.pop() {
+        if at == avoided || !seen.insert(at) {
+            continue;
+        }
+        let Some(i) = in_line.get(&at) else { continue };
+        match i.flow_control() {
+            FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall => {
+                next.push(i.next_ip());
+            }
+            FlowControl::ConditionalBranch => {
+                next.push(i.next_ip());
+                next.extend(target(i));
+            }
+            FlowControl::UnconditionalBranch => {
+                let to = target(i);
+                if to.is_none_or(|to| !in_line.contains_key(&to)) {
+                    return true;
+                }
+                next.extend(to);
+            }
+            FlowControl::Return | FlowControl::IndirectBranch => return true,
+            _ => {}
+        }
+    }
+    false
 }
 
 impl Ways {
@@ -302,6 +339,18 @@ impl Ways {
                 _ => None,
             };
         }
+        let in_line: BTreeMap<u64, &Decoded> = decoded
+            .iter()
+            .filter(|(part, i, _)| *part == 0 && !i.is_invalid())
+            .map(|(_, i, _)| (i.ip(), i))
+            .collect();
+        // Without any way out nothing is passed on every one.
+        let has_exit = avoidable(&in_line, entry, u64::MAX);
+        let always = straight
+            .iter()
+            .copied()
+            .filter(|at| has_exit && in_line.contains_key(at) && !avoidable(&in_line, entry, *at))
+            .collect();
         let targets: BTreeSet<u64> = decoded.iter().filter_map(|(_, i, _)| target(i)).collect();
         let mut padding = BTreeSet::new();
         let mut after_end = false;
@@ -320,7 +369,11 @@ impl Ways {
                         | FlowControl::Exception
                 );
         }
-        Ways { straight, padding }
+        Ways {
+            straight,
+            always,
+            padding,
+        }
     }
 
     fn path(&self, address: u64, part: usize) -> Path {
@@ -393,7 +446,11 @@ impl SymbolResolver for Names {
         if !branch && !instruction.is_ip_rel_memory_operand() {
             return None;
         }
-        let (symbol, _) = self.0.at(address)?;
+        let (symbol, offset) = self.0.at(address)?;
+        // Of data only what is known to lie there: strings have no symbols.
+        if !(branch || symbol.size.is_some_and(|size| offset < size)) {
+            return None;
+        }
         Some(SymbolResult::with_str(symbol.address, symbol.name.as_str()))
     }
 }

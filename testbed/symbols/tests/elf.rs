@@ -110,6 +110,14 @@ fn a_handler_is_swept_whole_with_its_cold_part_behind() {
     for (i, instruction) in l.instructions.iter().enumerate() {
         assert_eq!(instruction.number, i);
     }
+    // All in line before the first jump to there, and what all come back to.
+    let always: Vec<_> = l
+        .instructions
+        .iter()
+        .filter(|i| i.always)
+        .map(|i| i.number)
+        .collect();
+    assert_eq!(always, [0, 1, 2, 3, 4, 9, 10]);
     assert_eq!(l.instructions[3].bytes, "0f 85 f3 00 00 00");
     assert_eq!(l.instructions[12].symbol, "do_iret+0x23");
     assert_eq!(l.instructions[15].symbol, "do_iret.cold+0x2");
