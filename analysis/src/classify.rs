@@ -92,7 +92,11 @@ pub(crate) fn host_outcome(host: &HostObservation) -> HostOutcome {
 /// [`xfi_model::FailureMode::is_failure`] counts (`degraded` is one), or when
 /// the host saw it end crashed; the host failed when it is not responsive.
 fn blast_radius(record: &RunRecord, services: &[ServiceOutcome], host: HostOutcome) -> BlastRadius {
-    let target_domain = record.planned.fault.as_ref().map(crate::rows::fault_domain);
+    let target_domain = record
+        .planned
+        .fault
+        .as_ref()
+        .and_then(|f| f.location.domain());
     let is_target = |name: &str| {
         target_domain == Some(name) || services.iter().any(|s| s.is_target && s.guest == name)
     };

@@ -136,13 +136,6 @@ pub(crate) fn share_of<'a>(
     stats::share(&samples)
 }
 
-/// The domain a fault is in.
-pub(crate) fn fault_domain(fault: &Fault) -> &str {
-    match &fault.location {
-        Location::VcpuRegister { domain, .. } => domain,
-    }
-}
-
 /// One row for each planned run, in the plan's order.
 pub(crate) fn rows(data: &CampaignData) -> Vec<RunRow> {
     let results: BTreeMap<RunId, &RunRecord> =
@@ -165,9 +158,7 @@ pub(crate) fn rows(data: &CampaignData) -> Vec<RunRow> {
 }
 
 fn empty(planned: &PlannedRun) -> RunRow {
-    let register = planned.fault.as_ref().map(|f| match &f.location {
-        Location::VcpuRegister { register, .. } => *register,
-    });
+    let location = planned.fault.as_ref().map(|f| &f.location);
     RunRow {
         id: planned.id,
         kind: planned.kind,
@@ -176,8 +167,8 @@ fn empty(planned: &PlannedRun) -> RunRow {
         attempts: 0,
         disposition: "not_run",
         reason: None,
-        domain: planned.fault.as_ref().map(|f| fault_domain(f).to_owned()),
-        register,
+        domain: location.and_then(|l| Some(l.domain()?.to_owned())),
+        register: location.and_then(Location::register),
         bit: planned.fault.as_ref().and_then(Fault::bit),
         mode: None,
         rip: None,

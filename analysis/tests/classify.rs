@@ -239,3 +239,43 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_flip_inside_a_hypercall_counts_only_where_and_for_whom_it_was_asked() {
+    use xfi_model::{Hex64, Location, Register};
+    let record = &records()["no_effect"];
+    let flip = record.injection.as_ref().unwrap().flip.as_ref().unwrap();
+    let rip = flip.before[&Register::Rip];
+    let disposition = |address: Hex64, domain: Option<&str>, register| {
+        let mut record = record.clone();
+        record.planned.fault.as_mut().unwrap().location = Location::HypercallRegister {
+            hypercall: "iret".into(),
+            number: 23,
+            address,
+            symbol: "do_iret+0x1c".into(),
+            domain: domain.map(str::to_owned),
+            register,
+        };
+        classify(&record).disposition
+    };
+    assert_eq!(disposition(rip, None, Register::Rbx), Disposition::Fired);
+    assert_eq!(
+        disposition(rip, Some("web1"), Register::Rbx),
+        Disposition::Fired
+    );
+    for (address, domain, register, why) in [
+        (
+            Hex64(rip.0 + 1),
+            None,
+            Register::Rbx,
+            "the injection was at 0x",
+        ),
+        (rip, Some("web2"), Register::Rbx, "in one by web2"),
+        (rip, None, Register::Rcx, "the plan asks for rcx"),
+    ] {
+        let Disposition::Invalid { reason } = disposition(address, domain, register) else {
+            panic!("judged: {why}");
+        };
+        assert!(reason.contains(why), "{reason}");
+    }
+}

@@ -5,7 +5,8 @@ use crate::duration::{self, MaybeAuto};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use xfi_model::{ModeFilter, Register, RipRange, TriggerKind};
+use xfi_model::{BitOp, Hex64, ModeFilter, Register, TriggerKind};
+use xfi_symbols::RipExpr;
 
 /// A campaign file. Every field is documented in `docs/campaign.md`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,6 +94,12 @@ pub struct FaultsSection {
     /// The bits to choose from; by default all that the register has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bits: Option<Vec<u32>>,
+    /// Change all of these bits at once, instead of one of `bits`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<Hex64>,
+    /// Flip, set or clear.
+    #[serde(default, skip_serializing_if = "is_flip")]
+    pub op: BitOp,
     /// Kick or switch.
     #[serde(default = "kick")]
     pub trigger: TriggerKind,
@@ -102,9 +109,12 @@ pub struct FaultsSection {
     /// W, the observation window.
     #[serde(default)]
     pub window: MaybeAuto,
+    /// Fire on the nth matching event.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub nth: u32,
     /// Only when RIP lies here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rip: Option<RipRange>,
+    pub rip: Option<RipExpr>,
     /// Only in this mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<ModeFilter>,
@@ -134,6 +144,17 @@ impl Default for LimitsSection {
     }
 }
 
+fn one() -> u32 {
+    1
+}
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_one(n: &u32) -> bool {
+    *n == 1
+}
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_flip(op: &BitOp) -> bool {
+    *op == BitOp::Flip
+}
 fn two() -> u32 {
     2
 }
@@ -225,6 +246,20 @@ impl CampaignFile {
             if let Some(e) = f.registers.iter().find_map(|r| r.check_bit(*bit).err()) {
                 return bad(format!("faults.bits: {e}"));
             }
+        }
+        if let Some(mask) = f.mask {
+            if f.bits.is_some() {
+                return bad("faults has both bits and mask; give one of them".into());
+            }
+            if let Some(e) = f.registers.iter().find_map(|r| r.check_mask(mask.0).err()) {
+                return bad(format!("faults.mask: {e}"));
+            }
+        }
+        if f.nth == 0 {
+            return bad("faults.nth is 0; valid: 1 and up".into());
+        }
+        if f.trigger == TriggerKind::Address {
+            return bad("faults.trigger 'address' is for hypercalls; valid: kick, switch".into());
         }
         if f.injections + f.golden + f.dummy == 0 {
             return bad("faults asks for no run at all; set injections, golden or dummy".into());
@@ -332,6 +367,29 @@ dummy = 1
             ),
             ("dummy = 1", "dummy = 1\nbits = [64]", "bit 64"),
             ("dummy = 1", "dummy = 1\nrip = \"0x10..0x5\"", "0x10..0x5"),
+            (
+                "dummy = 1",
+                "dummy = 1\nrip = \"a b\"",
+                "'a b' is no symbol",
+            ),
+            ("dummy = 1", "dummy = 1\nmask = \"0x0\"", "changes nothing"),
+            (
+                "dummy = 1",
+                "dummy = 1\nregisters = [\"cs\"]\nmask = \"0x10001\"",
+                "cs (16 bits) that cannot be changed: 16; valid: 0-15",
+            ),
+            (
+                "dummy = 1",
+                "dummy = 1\nbits = [0]\nmask = \"0x1\"",
+                "both bits and mask",
+            ),
+            ("dummy = 1", "dummy = 1\nop = \"invert\"", "invert"),
+            ("dummy = 1", "dummy = 1\nnth = 0", "nth is 0"),
+            (
+                "dummy = 1",
+                "dummy = 1\ntrigger = \"address\"",
+                "valid: kick, switch",
+            ),
             ("dummy = 1", "dummy = 1\nwindow = \"soon\"", "soon"),
         ] {
             let e = error(&GOOD.replace(from, to));

@@ -1,23 +1,27 @@
 //! A campaign file and a seed, expanded to runs.
 
-use crate::{Calibration, CampaignFile, TestbedSection};
+use crate::{Calibration, CampaignError, CampaignFile, TestbedSection};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use sha2::{Digest, Sha256};
+use std::path::Path;
 use xfi_model::{
-    BitOp, Fault, GuestKind, GuestLayout, Hex64, Location, Plan, PlannedRun, Register, RunId,
-    RunKind, SnapshotIndex, Timing, Trigger, VcpuId,
+    Fault, GuestKind, GuestLayout, Hex64, Location, ModeFilter, Plan, PlannedRun, Register, RunId,
+    RunKind, SnapshotIndex, Timing, Trigger, VcpuId, bit_list,
 };
+use xfi_symbols::{RipFilter, Symbols, SymbolsError};
 
 /// The stream that decides the order; runs use their own ids as streams.
 const ORDER_STREAM: u64 = u64::MAX;
 
 /// Expands a campaign. The result is a function of the arguments alone, and
-/// each run draws from a random stream of its own.
+/// each run draws from a random stream of its own. `filter` is what the file's
+/// `rip` and `mode` mean in that testbed ([`resolve_filter`]).
 pub fn expand(
     file: &CampaignFile,
     target: &GuestLayout,
+    filter: RipFilter,
     timing: Timing,
     golden: &Calibration,
 ) -> Plan {
@@ -36,22 +40,22 @@ pub fn expand(
             let snapshot = SnapshotIndex(rng.random_range(0..*snapshots));
             let moment_ns = timing.lead_ns + rng.random_range(0..timing.moments_ns.max(1));
             let load_seed = rng.random();
-            let (vcpu, register, bit) = space[rng.random_range(0..space.len())];
+            let (vcpu, register, mask) = space[rng.random_range(0..space.len())];
             let fault = (kind != RunKind::Golden).then(|| Fault {
                 location: Location::VcpuRegister {
                     domain: target.name.clone(),
                     vcpu: VcpuId(vcpu),
                     register,
                 },
-                mask: Hex64(if kind == RunKind::Dummy { 0 } else { 1 << bit }),
-                op: BitOp::Flip,
+                mask: Hex64(if kind == RunKind::Dummy { 0 } else { mask }),
+                op: f.op,
                 trigger: Trigger {
                     kind: f.trigger,
                     after_ns: moment_ns,
-                    nth: 1,
+                    nth: f.nth,
                     expire_ns: Some(moment_ns + timing.expire_after_moment_ns),
-                    rip: f.rip,
-                    mode: f.mode,
+                    rip: filter.range,
+                    mode: filter.mode,
                 },
             });
             PlannedRun {
@@ -80,23 +84,112 @@ pub fn expand(
     }
 }
 
-/// Every (vCPU, register, bit) that the campaign may hit in a guest of this
-/// kind. Bits a register does not have, or that cannot be changed, are not part
-/// of the space.
-pub fn fault_space(file: &CampaignFile, kind: GuestKind) -> Vec<(u32, Register, u32)> {
+/// What a campaign's `rip` and `mode` mean for its target.
+///
+/// # Errors
+/// [`CampaignError::Invalid`] when a name is not known, is another domain's, or
+/// nothing could ever match; `path` is for messages.
+pub fn resolve_filter(
+    file: &CampaignFile,
+    path: &Path,
+    target: &GuestLayout,
+    symbols: &Symbols,
+) -> Result<RipFilter, CampaignError> {
+    let bad = |message: String| CampaignError::Invalid {
+        path: path.to_owned(),
+        message,
+    };
+    let f = &file.faults;
+    let filter = match &f.rip {
+        None => RipFilter::default(),
+        Some(expr) => {
+            let wrong = |e: SymbolsError| bad(format!("faults.rip: {e}"));
+            if let Some(domain) = expr.domain().map_err(wrong)?
+                && domain != target.name
+            {
+                return Err(bad(format!(
+                    "faults.rip: '{expr}' is in {domain}; the campaign's target is {}",
+                    target.name
+                )));
+            }
+            expr.resolve(symbols, target.kind).map_err(wrong)?
+        }
+    };
+    if f.mode == Some(ModeFilter::Hypervisor) && target.kind == GuestKind::Pv {
+        return Err(bad(format!(
+            "faults.mode: {} is a PV guest, whose vCPUs never run hypervisor code; valid: user, \
+             kernel",
+            target.name
+        )));
+    }
+    filter
+        .and_mode(f.mode)
+        .map_err(|e| bad(format!("faults.mode: {e}")))
+}
+
+/// Every (vCPU, register, mask) that the campaign may hit in a guest of this
+/// kind: masks of one bit each, unless the file gives one. Bits a register does
+/// not have, or that cannot be changed, are not part of the space.
+pub fn fault_space(file: &CampaignFile, kind: GuestKind) -> Vec<(u32, Register, u64)> {
     let f = &file.faults;
     let mut space = Vec::new();
     for &vcpu in &f.vcpus {
         for &register in &f.registers {
+            if let Some(mask) = f.mask {
+                if register.check_mask_for(kind, mask.0).is_ok() {
+                    space.push((vcpu, register, mask.0));
+                }
+                continue;
+            }
             for bit in 0..register.width() {
                 let wanted = f.bits.as_ref().is_none_or(|bits| bits.contains(&bit));
                 if wanted && register.faultable_bits(kind) >> bit & 1 == 1 {
-                    space.push((vcpu, register, bit));
+                    space.push((vcpu, register, 1 << bit));
                 }
             }
         }
     }
     space
+}
+
+/// Checks that there is something to draw from, and that the target has the
+/// vCPUs.
+///
+/// # Errors
+/// [`CampaignError::Invalid`]; `path` is for messages.
+pub fn check_space(
+    file: &CampaignFile,
+    path: &Path,
+    target: &GuestLayout,
+) -> Result<(), CampaignError> {
+    let bad = |message: String| {
+        Err(CampaignError::Invalid {
+            path: path.to_owned(),
+            message,
+        })
+    };
+    if let Some(vcpu) = file.faults.vcpus.iter().find(|v| **v >= target.vcpus) {
+        return bad(format!(
+            "faults.vcpus: {} has no vCPU {vcpu}; valid: 0 to {}",
+            target.name,
+            target.vcpus.saturating_sub(1)
+        ));
+    }
+    if fault_space(file, target.kind).is_empty() {
+        let f = &file.faults;
+        let what = if f.mask.is_some() { "mask" } else { "bits" };
+        let valid: Vec<String> = f
+            .registers
+            .iter()
+            .map(|r| format!("{r} {}", bit_list(r.faultable_bits(target.kind))))
+            .collect();
+        return bad(format!(
+            "faults.{what}: no such bit of the registers can be changed in {}; valid: {}",
+            target.name,
+            valid.join("; ")
+        ));
+    }
+    Ok(())
 }
 
 /// SHA-256 of the plan's canonical JSON.
@@ -160,14 +253,19 @@ fn interleave(seed: u64, injections: u32, golden: u32, dummy: u32) -> Vec<RunKin
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::path::Path;
+    use xfi_model::BitOp;
+    use xfi_symbols::SymbolTable;
 
-    fn file(seed: u64, injections: u32, golden: u32, dummy: u32) -> CampaignFile {
-        let text = format!(
+    fn text(seed: u64, injections: u32, golden: u32, dummy: u32) -> String {
+        format!(
             "format=1\nname=\"t\"\nseed={seed}\n[testbed]\nkind=\"emulated\"\nlayout=\"http\"\n\
              [workload]\nkind=\"http\"\nclients_per_guest=2\nhash_bytes=1\n\
              [faults]\ninjections={injections}\ngolden={golden}\ndummy={dummy}\n"
-        );
+        )
+    }
+
+    fn file(seed: u64, injections: u32, golden: u32, dummy: u32) -> CampaignFile {
+        let text = text(seed, injections, golden, dummy);
         CampaignFile::parse(&text, Path::new("c.toml")).unwrap()
     }
 
@@ -183,8 +281,8 @@ mod tests {
         }
     }
 
-    fn plan(f: &CampaignFile) -> Plan {
-        let target = GuestLayout {
+    fn target() -> GuestLayout {
+        GuestLayout {
             name: "web1".into(),
             kind: GuestKind::Pv,
             memory_mib: 128,
@@ -195,8 +293,99 @@ mod tests {
             ip: None,
             port: None,
             ready_line: String::new(),
-        };
-        expand(f, &target, timing(), &Calibration::default())
+        }
+    }
+
+    fn plan(f: &CampaignFile) -> Plan {
+        let filter = RipFilter::default();
+        expand(f, &target(), filter, timing(), &Calibration::default())
+    }
+
+    fn with(faults: &str) -> CampaignFile {
+        let text = text(1, 4, 0, 0) + faults;
+        CampaignFile::parse(&text, Path::new("c.toml")).unwrap()
+    }
+
+    fn symbols() -> Symbols {
+        Symbols {
+            kernel: SymbolTable::parse("ffffffff81000000 T schedule\nffffffff81000080 T x\n"),
+            xen: SymbolTable::parse("ffff82d040200000 T do_iret\nffff82d040200080 T x\n"),
+        }
+    }
+
+    #[test]
+    fn a_rip_and_a_mode_are_in_every_fault() {
+        let f = with("rip = \"web1:schedule\"\nmode = \"kernel\"\nnth = 3\nop = \"set\"");
+        let filter = resolve_filter(&f, Path::new("c"), &target(), &symbols()).unwrap();
+        let plan = expand(&f, &target(), filter, timing(), &Calibration::default());
+        for run in &plan.runs {
+            let fault = run.fault.as_ref().unwrap();
+            let trigger = &fault.trigger;
+            let range = trigger.rip.unwrap().to_string();
+            assert_eq!(range, "0xffffffff81000000..0xffffffff81000080");
+            assert_eq!((trigger.mode, trigger.nth), (Some(ModeFilter::Kernel), 3));
+            assert_eq!(fault.op, BitOp::Set);
+        }
+    }
+
+    #[test]
+    fn a_rip_that_means_nothing_for_the_target_is_refused() {
+        for (faults, says) in [
+            (
+                "rip = \"web2:schedule\"",
+                "is in web2; the campaign's target is web1",
+            ),
+            (
+                "rip = \"do_iret\"",
+                "faults.rip: 'do_iret' could never match",
+            ),
+            ("rip = \"web1:shedule\"", "near: schedule"),
+            (
+                "rip = \"user\"\nmode = \"kernel\"",
+                "mode user besides mode kernel",
+            ),
+            (
+                "mode = \"hypervisor\"",
+                "never run hypervisor code; valid: user",
+            ),
+        ] {
+            let f = with(faults);
+            let e = resolve_filter(&f, Path::new("c.toml"), &target(), &symbols());
+            let e = e.unwrap_err().to_string();
+            assert!(e.starts_with("c.toml: faults.") && e.contains(says), "{e}");
+        }
+    }
+
+    #[test]
+    fn a_mask_is_changed_whole_in_every_register_that_has_it() {
+        let f = with("mask = \"0x300\"\nregisters = [\"rbx\", \"rflags\"]\nvcpus = [0, 1]");
+        // IF is bit 9: not in a PV guest's rflags.
+        let mut two = target();
+        two.vcpus = 2;
+        assert_eq!(
+            fault_space(&f, GuestKind::Pv),
+            [(0, Register::Rbx, 0x300), (1, Register::Rbx, 0x300)]
+        );
+        assert_eq!(fault_space(&f, GuestKind::Pvh).len(), 4);
+        assert!(check_space(&f, Path::new("c"), &two).is_ok());
+        assert!(
+            plan(&f)
+                .runs
+                .iter()
+                .all(|r| r.fault.as_ref().unwrap().mask.0 == 0x300)
+        );
+        let e = check_space(&f, Path::new("c"), &target())
+            .unwrap_err()
+            .to_string();
+        assert!(e.contains("no vCPU 1; valid: 0 to 0"), "{e}");
+        let f = with("mask = \"0x200\"\nregisters = [\"rflags\"]");
+        let e = check_space(&f, Path::new("c"), &two)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            e.contains("faults.mask") && e.contains("rflags 0, 2, 4, 6-8"),
+            "{e}"
+        );
     }
 
     #[test]
@@ -233,7 +422,7 @@ mod tests {
                     (RunKind::Dummy, Some(f)) => prop_assert_eq!(f.mask.0, 0),
                     (_, Some(f)) => {
                         prop_assert_eq!(f.mask.0.count_ones(), 1);
-                        let Location::VcpuRegister { register, .. } = &f.location;
+                        let register = f.location.register().unwrap();
                         prop_assert!(register.check_bit(f.bit().unwrap()).is_ok());
                     }
                     (_, None) => prop_assert!(false, "no fault"),

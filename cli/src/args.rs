@@ -1,6 +1,10 @@
 //! Arguments as typed. What needs more than syntax is validated by the
 //! commands, so that each mistake is told in one line.
 
+mod inject;
+
+pub(crate) use inject::{Inject, Locations, Mode, Op, Trigger};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -43,8 +47,10 @@ pub(crate) enum Command {
     Testbed(Testbed),
     /// List the domains of the Xen host.
     Domains(OutputArgs),
-    /// Flip bits of a vCPU register in a running guest.
+    /// Flip bits of a register: of a guest's vCPU, or of Xen inside a hypercall.
     Inject(Inject),
+    /// List hypercalls, or the numbered instructions of one hypercall's handler.
+    Locations(Locations),
     /// Show armed and recent injections.
     Status(OutputArgs),
     /// Disarm injections; without an id, all of them.
@@ -120,68 +126,6 @@ pub(crate) enum Testbed {
         #[arg(short, long)]
         follow: bool,
     },
-}
-
-/// Flip bits of a vCPU register in a running guest.
-///
-/// In dom0 of a Xen host this acts on that host; elsewhere on the testbed that
-/// is up. The flip happens as Xen switches the vCPU in.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  xfi inject --reg rbx --bit 21
-  xfi inject --domain web2 --reg rip --bit 3 --after 500ms
-  xfi inject --reg r12 --bit 40 --rip 0xffffffff81000000..0xffffffff82000000 --expire 2s
-  xfi inject --reg rax --bit 0 --output json | jq .changed")]
-pub(crate) struct Inject {
-    /// The register: rax rbx rcx rdx rsi rdi rbp rsp r8-r15 rip rflags cs ss ds es fs gs.
-    #[arg(long, value_name = "REG")]
-    pub(crate) reg: String,
-    /// The bit, from 0.
-    #[arg(long, value_name = "BIT")]
-    pub(crate) bit: String,
-    /// The guest; by default the testbed's default target, else the only one.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) domain: Option<String>,
-    /// The vCPU.
-    #[arg(long, default_value_t = 0)]
-    pub(crate) vcpu: u32,
-    /// When: `kick` stops the vCPU for it, `switch` waits for a context switch.
-    #[arg(long, value_enum, default_value = "kick")]
-    pub(crate) trigger: Trigger,
-    /// Not before this long after arming.
-    #[arg(long, default_value = "0s", value_name = "DURATION")]
-    pub(crate) after: String,
-    /// Only while RIP lies in this half-open range.
-    #[arg(long, value_name = "START..END")]
-    pub(crate) rip: Option<String>,
-    /// Only in guest user or guest kernel mode.
-    #[arg(long, value_enum, value_name = "MODE")]
-    pub(crate) mode: Option<Mode>,
-    /// On the nth matching event, from 1.
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub(crate) nth: u32,
-    /// Give up this long after arming.
-    #[arg(long, default_value = "10s", value_name = "DURATION")]
-    pub(crate) expire: String,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Trigger {
-    /// A Xen timer stops the vCPU at the moment.
-    Kick,
-    /// The next natural context switch.
-    Switch,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Mode {
-    /// Guest user mode.
-    User,
-    /// Guest kernel mode.
-    Kernel,
 }
 
 #[derive(Debug, Subcommand)]

@@ -12,9 +12,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use xfi_campaign::engine::{self, Engine, Summary, TestbedFacts};
 use xfi_campaign::{
-    Calibration, CampaignFile, RunDir, Stop, TestbedSection, calibrate, plan, resolve,
+    Calibration, CampaignError, CampaignFile, RunDir, Stop, TestbedSection, calibrate, plan,
+    resolve,
 };
 use xfi_model::{GuestLayout, Layout, Plan, RunKind};
+use xfi_symbols::{RipExpr, RipFilter, Symbols};
 use xfi_testbed::{
     Artifacts, Digests, EmulatedTestbed, SnapshotSet, Testbed, capacity, find_layout, snapshot_key,
 };
@@ -89,7 +91,8 @@ impl Setup {
             );
         }
         let snapshots = *snapshots;
-        Ok(Setup {
+        plan::check_space(&file, path, &target)?;
+        let setup = Setup {
             file,
             path: path.to_owned(),
             layout,
@@ -97,7 +100,19 @@ impl Setup {
             snapshots,
             workers,
             target,
-        })
+        };
+        // What can be told before anything is built or started.
+        let named = setup.file.faults.rip.as_ref();
+        let symbols = setup.artifacts.symbols();
+        if !symbols.kernel.is_empty() || !named.is_some_and(RipExpr::needs_symbols) {
+            setup.filter(&symbols)?;
+        }
+        Ok(setup)
+    }
+
+    /// What `rip` and `mode` of the file mean in this testbed.
+    fn filter(&self, symbols: &Symbols) -> Result<RipFilter, CampaignError> {
+        plan::resolve_filter(&self.file, &self.path, &self.target, symbols)
     }
 
     fn snapshots(&self) -> Result<SnapshotSet> {
@@ -203,7 +218,8 @@ fn start(path: &Path, out: Option<PathBuf>, workers: Option<u32>, output: Output
     let set = setup.snapshots()?;
     let golden = setup.calibration(&set, &stop)?;
     let timing = resolve(&setup.file, &setup.path, &golden)?;
-    let plan = plan::expand(&setup.file, &setup.target, timing, &golden);
+    let filter = setup.filter(&setup.artifacts.symbols())?;
+    let plan = plan::expand(&setup.file, &setup.target, filter, timing, &golden);
     let progress = CampaignProgress::new(plan.runs.len(), 0);
     let engine = Engine {
         testbeds: &|worker| testbed(&set, worker),
@@ -345,7 +361,9 @@ fn show_plan(path: &Path, output: Output) -> Result<()> {
     let plan = match &golden {
         Some(golden) => {
             let timing = resolve(&setup.file, &setup.path, golden)?;
-            Some(plan::expand(&setup.file, &setup.target, timing, golden))
+            let filter = setup.filter(&setup.artifacts.symbols())?;
+            let (file, target) = (&setup.file, &setup.target);
+            Some(plan::expand(file, target, filter, timing, golden))
         }
         None => None,
     };
@@ -371,7 +389,7 @@ fn show_plan(path: &Path, output: Output) -> Result<()> {
     let mut text = format!(
         "campaign     {} (seed {})\n\
          runs         {} injections, {} golden, {} dummy\n\
-         target       {}, {} registers, {space} bits to choose from\n\
+         target       {}, {} registers, {space} {} to choose from\n\
          testbed      layout {}, {} snapshots, {} workers\n\
          precision    a share near 50 % will be known to +-{:.1} points (95 %); \n\
          \x20            +-5 points need {} injections, +-1 point {}\n",
@@ -382,6 +400,7 @@ fn show_plan(path: &Path, output: Output) -> Result<()> {
         f.dummy,
         setup.target.name,
         f.registers.len(),
+        if f.mask.is_some() { "places" } else { "bits" },
         setup.layout.name,
         setup.snapshots,
         setup.workers,

@@ -12,7 +12,7 @@ use xfi_model::{
     PROTOCOL_VERSION,
 };
 use xfi_testbed::up::Up;
-use xfi_testbed::{AgentLink, Artifacts, Symbols, TestbedError};
+use xfi_testbed::{AgentLink, Artifacts, TestbedError};
 
 /// An emulated host that has just been restored answers this late at most.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -96,12 +96,9 @@ impl Host {
         Ok(hello)
     }
 
-    /// Names of addresses, where known.
-    pub(crate) fn symbols(&self) -> Symbols {
-        self.artifacts
-            .as_ref()
-            .map(Artifacts::symbols)
-            .unwrap_or_default()
+    /// What the host is made of, when it was made here.
+    pub(crate) fn artifacts(&self) -> Option<&Artifacts> {
+        self.artifacts.as_ref()
     }
 }
 

@@ -6,6 +6,7 @@ mod doctor;
 mod exit;
 mod host;
 mod inject;
+mod locations;
 mod output;
 mod progress;
 mod report;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Command::Testbed(command) => testbed::run(command),
         Command::Domains(o) => host::domains(o.output),
         Command::Inject(args) => inject::run(&args),
+        Command::Locations(args) => locations::run(&args),
         Command::Status(o) => host::status(o.output),
         Command::Disarm { id, output } => host::disarm(id, output.output),
         Command::Campaign(command) => campaign::run(command),

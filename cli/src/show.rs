@@ -5,7 +5,7 @@ use crate::exit::{Exit, coded};
 use crate::output;
 use anyhow::Result;
 use std::path::Path;
-use xfi_model::{Disposition, InjectionState, Location, Outcome, PlannedRun, RunRecord, Verdict};
+use xfi_model::{Disposition, InjectionState, Outcome, PlannedRun, RunRecord, Verdict, bit_list};
 
 /// Runs the command.
 pub(crate) fn run(dir: &Path, run: Option<u32>, output: Output) -> Result<()> {
@@ -90,15 +90,11 @@ fn list(results: &[RunRecord], planned: usize, output: Output) -> Result<()> {
 fn fault(planned: &PlannedRun) -> String {
     match &planned.fault {
         None => "golden".into(),
-        Some(f) => {
-            let Location::VcpuRegister {
-                domain, register, ..
-            } = &f.location;
-            match f.bit() {
-                Some(bit) => format!("{domain} {register} bit {bit}"),
-                None => format!("dummy ({domain} {register})"),
-            }
-        }
+        Some(f) => match (f.bit(), f.mask.0) {
+            (Some(bit), _) => format!("{} bit {bit}", f.location),
+            (None, 0) => format!("dummy ({})", f.location),
+            (None, mask) => format!("{} bits {}", f.location, bit_list(mask)),
+        },
     }
 }
 

@@ -167,3 +167,92 @@ fn an_unknown_layout_is_named_with_the_known_ones() {
         &["nosuch", "http"],
     );
 }
+
+#[test]
+fn a_mask_is_refused_with_the_bits_that_are_wrong() {
+    let mask = |reg, mask| ["inject", "--reg", reg, "--mask", mask];
+    refused(
+        &mask("cs", "0x10001"),
+        2,
+        &["--mask", "0x10001", "cs (16 bits)", ": 16;", "valid: 0-15"],
+    );
+    refused(&mask("rflags", "2"), 2, &["rflags", ": 1;", "6-14"]);
+    refused(&mask("rbx", "0"), 2, &["0x0 changes nothing of rbx"]);
+    refused(&mask("rbx", "0xzz"), 2, &["'0xzz'", "no 64-bit number"]);
+    refused(
+        &mask("rbx", "0x1ffffffffffffffff"),
+        2,
+        &["'0x1ffffffffffffffff'"],
+    );
+}
+
+#[test]
+fn a_rip_expression_is_refused_with_what_can_be_written() {
+    let range = |r| ["inject", "--reg", "rbx", "--bit", "1", "--rip", r];
+    for (text, why) in [
+        ("web1:", "is no symbol"),
+        ("web1:schedule+", "is no symbol"),
+        ("+0x10..+0x20", "bad start"),
+        ("schedule..0x", "bad end"),
+        ("user,", "is empty"),
+        ("a b", "is no symbol"),
+    ] {
+        refused(&range(text), 2, &["--rip", text, why, "web1:schedule"]);
+    }
+}
+
+#[test]
+fn times_are_refused_with_the_longest_there_is() {
+    let after = |d| ["inject", "--reg", "rbx", "--bit", "1", "--after", d];
+    refused(&after("25h"), 2, &["--after", "'25h'", "24h"]);
+    refused(&after("1000years"), 2, &["'1000years'", "24h"]);
+    refused(&after("soon"), 2, &["'soon'", "500ms"]);
+    refused(
+        &["inject", "--reg", "rbx", "--bit", "1", "--nth", "0"],
+        2,
+        &["--nth: 0"],
+    );
+}
+
+#[test]
+fn a_hypercall_is_refused_before_a_host_is_looked_for() {
+    let call = |name, at, reg| {
+        [
+            "inject",
+            "--hypercall",
+            name,
+            "--at",
+            at,
+            "--reg",
+            reg,
+            "--bit",
+            "1",
+        ]
+    };
+    refused(
+        &call("stack_swich", "0", "rbx"),
+        2,
+        &["--hypercall", "'stack_swich'", "near: stack_switch"],
+    );
+    refused(&call("iret", "5x", "rbx"), 2, &["--at", "'5x'", "+OFFSET"]);
+    refused(&call("iret", "5", "cs"), 2, &["--reg", "cs", "rax", "rip"]);
+    refused(&call("iret", "5", "rbx"), 4, &["xfi testbed up"]);
+}
+
+#[test]
+fn locations_of_what_is_no_xen_are_refused() {
+    refused(&["locations", "nosuch"], 2, &["'nosuch'", "xfi locations"]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("xen-syms");
+    let name = file.to_str().unwrap();
+    let locations = |name| ["locations", "iret", "--xen-symbols", name];
+    refused(&locations(name), 2, &["--xen-symbols", "xen-syms"]);
+    std::fs::write(&file, "MZ").unwrap();
+    refused(&locations(name), 2, &["not a 64-bit ELF file", "xen-syms"]);
+    // This very program is an ELF file with symbols, but no Xen.
+    refused(
+        &locations(env!("CARGO_BIN_EXE_xfi")),
+        2,
+        &["no handler do_iret", "candidates: none"],
+    );
+}

@@ -227,6 +227,114 @@ fn mistakes_are_told_with_the_valid_values() {
     lab.wait_for_no_emulator();
 }
 
+/// `0x…` of a JSON string.
+fn hex(value: &Value) -> u64 {
+    let digits = value.as_str().unwrap().trim_start_matches("0x");
+    u64::from_str_radix(digits, 16).unwrap()
+}
+
+#[test]
+fn a_fault_is_put_where_a_symbol_or_a_mode_says() {
+    let Some(lab) = Lab::new() else { return };
+    lab.up();
+    let inject = |more: &str| -> Value {
+        // The guest need not survive a flip in its kernel.
+        lab.ok(&["testbed", "reset"]);
+        let args = format!("inject --reg r15 --output json {more}");
+        let args: Vec<&str> = args.split_whitespace().collect();
+        serde_json::from_str(&lab.ok(&args)).unwrap()
+    };
+    // The domain is the one whose symbols are named. Any of the kernel's code:
+    // a guest is not for long in one function.
+    let text = "0xffffffff80000000..0xffffffffc0000000";
+    let json = inject(&format!("--domain web2 --bit 0 --rip {text}"));
+    assert_eq!(json["guest_mode"], "kernel", "{json:#}");
+    assert!(json["rip_symbol"].is_string(), "{json:#}");
+    let json = inject("--bit 1 --rip web2:_stext.._etext");
+    assert_eq!(
+        (&json["domain"], &json["guest_mode"]),
+        (&"web2".into(), &"kernel".into())
+    );
+    assert!(hex(&json["rip"]) >= 0xffff_ffff_8000_0000, "{json:#}");
+    let json = inject("--mask 0x5 --rip kernel --trigger switch");
+    assert_eq!(json["guest_mode"], "kernel", "{json:#}");
+    assert_eq!(json["bit"], Value::Null);
+    assert_eq!(json["changed"], serde_json::json!({ "r15": [0, 2] }));
+    let json = inject("--bit 2 --op set");
+    assert_eq!(hex(&json["after"]["r15"]), hex(&json["before"]["r15"]) | 4);
+
+    let refused = |args: &str, says: &[&str]| {
+        let out = lab.xfi(&args.split_whitespace().collect::<Vec<_>>());
+        let line = text_of(&out);
+        assert_eq!(out.status.code(), Some(2), "{line}");
+        for word in says {
+            assert!(line.contains(word), "no '{word}' in: {line}");
+        }
+    };
+    refused(
+        "inject --reg r15 --bit 0 --vcpu 1",
+        &["--vcpu", "web1 has no vCPU 1", "valid: 0"],
+    );
+    refused(
+        "inject --reg r15 --bit 0 --rip web1:shedule",
+        &["'shedule'", "near: schedule"],
+    );
+    refused(
+        "inject --reg r15 --bit 0 --rip schedule",
+        &["DOMAIN:schedule"],
+    );
+    refused(
+        "inject --reg r15 --bit 0 --rip do_iret",
+        &["could never match", "--hypercall"],
+    );
+    refused("inject --reg r15 --bit 0 --rip xen", &["PV guest"]);
+    refused("inject --reg rflags --bit 9", &["PV guest", "6-8"]);
+    refused(
+        "inject --hypercall iret --at 100000 --reg rbx --bit 1",
+        &["--at", "'100000'", "do_iret", "locations iret"],
+    );
+    lab.ok(&["testbed", "reset"]);
+}
+
+fn text_of(out: &Output) -> String {
+    text(&out.stdout) + &text(&out.stderr)
+}
+
+#[test]
+fn the_handlers_of_the_booted_xen_are_listed() {
+    let Some(lab) = Lab::new() else { return };
+    let json: Value = serde_json::from_str(&lab.ok(&["locations", "--output", "json"])).unwrap();
+    let valid = |name: &str, json: &Value| {
+        let path = format!("{}/../docs/schema/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        let schema = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        jsonschema::validator_for(&schema).unwrap().is_valid(json)
+    };
+    assert!(valid("hypercalls", &json));
+    let calls = json["hypercalls"].as_array().unwrap();
+    let one = |name: &str| calls.iter().find(|c| c["hypercall"] == name).unwrap();
+    for (name, number) in [("iret", 23), ("stack_switch", 3), ("multicall", 13)] {
+        assert_eq!(one(name)["number"], number);
+        assert_eq!(one(name)["handler"], format!("do_{name}"));
+    }
+    let json = lab.ok(&["locations", "iret", "--output", "json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert!(valid("locations", &json));
+    let all = json["instructions"].as_array().unwrap();
+    assert_eq!(
+        all.len() as u64,
+        one("iret")["instructions"].as_u64().unwrap()
+    );
+    assert_eq!(all[0]["symbol"], "do_iret");
+    assert_eq!(all[0]["path"], "straight");
+    let printed = lab.ok(&["locations", "iret"]);
+    for i in all {
+        for field in ["address", "symbol", "bytes", "text"] {
+            let word = i[field].as_str().unwrap();
+            assert!(printed.contains(word), "no {word} in:\n{printed}");
+        }
+    }
+}
+
 #[test]
 fn a_killed_campaign_is_resumed_with_no_run_lost_and_none_twice() {
     let Some(lab) = Lab::new() else { return };

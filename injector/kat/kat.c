@@ -6,6 +6,11 @@
  *   xfi: kat ready gpr=0xSTART..0xEND flags=0xSTART..0xEND
  *   xfi-kat: reg=rbx expected=0x... found=0x... diff=0x...
  *
+ * With xfi.cpus=N there is one on each of N CPUs, pinned; those but CPU 0's say
+ * which they are:
+ *
+ *   xfi-kat: cpu=1 reg=rbx expected=0x... found=0x... diff=0x...
+ *
  * No library: what is not here cannot use a register behind our back.
  */
 
@@ -40,10 +45,12 @@ static const char *const sel_name[6] = { "cs", "ss", "ds", "es", "fs", "gs" };
 #define SYS_read 0
 #define SYS_ioctl 16
 #define SYS_dup2 33
+#define SYS_fork 57
 #define SYS_exit 60
 #define SYS_mkdir 83
 #define SYS_mount 165
 #define SYS_reboot 169
+#define SYS_sched_setaffinity 203
 #define SYS_clock_gettime 228
 #define SYS_finit_module 313
 #define SYS_getpid 39
@@ -132,9 +139,19 @@ static void end_line(void)
     len = 0;
 }
 
+/* Where this process is pinned; 0 also when it is nowhere. */
+static u32 cpu;
+
 static void report(const char *reg, u64 expected, u64 found)
 {
-    put("xfi-kat: reg=");
+    put("xfi-kat: ");
+    if ( cpu )
+    {
+        put("cpu=");
+        put_dec(cpu);
+        put(" ");
+    }
+    put("reg=");
     put(reg);
     put(" expected=");
     put_hex(expected, 16);
@@ -240,7 +257,8 @@ static void try_hypercalls(void)
     sys(SYS_close, fd, 0, 0, 0, 0);
 }
 
-static int cmdline_has(const char *word)
+/* The digit behind `word` on the command line; 0 where it isn't there. */
+static u32 cmdline_digit(const char *word)
 {
     static char buf[4096];
     long fd = sys(SYS_open, (long)"/proc/cmdline", 0, 0, 0, 0), n, i, j;
@@ -255,10 +273,33 @@ static int cmdline_has(const char *word)
             continue;
         for ( j = 0; word[j] && i + j < n && buf[i + j] == word[j]; j++ )
             ;
-        if ( !word[j] && (i + j >= n || buf[i + j] == ' ' || buf[i + j] == '\n') )
-            return 1;
+        if ( !word[j] && i + j < n && buf[i + j] >= '0' && buf[i + j] <= '9' )
+            return buf[i + j] - '0';
     }
     return 0;
+}
+
+/* One process on each CPU; the first is the one that was there. */
+static void spread(u32 cpus)
+{
+    u64 mask;
+    u32 n;
+
+    for ( n = cpus; --n; )
+        if ( sys(SYS_fork, 0, 0, 0, 0, 0) == 0 )
+        {
+            cpu = n;
+            break;
+        }
+    mask = 1UL << cpu;
+    if ( sys(SYS_sched_setaffinity, 0, sizeof(mask), (long)&mask, 0, 0) < 0 )
+    {
+        put("xfi-kat: no such CPU: ");
+        put_dec(cpu);
+        end_line();
+        if ( cpu )
+            sys(SYS_exit, 1, 0, 0, 0, 0);
+    }
 }
 
 /* ---- the main loop -------------------------------------------------------- */
@@ -366,7 +407,7 @@ void kat_main(void)
         for ( int i = 0; fd >= 0 && i < 3; i++ )
             sys(SYS_dup2, fd, i, 0, 0, 0);
     }
-    if ( cmdline_has("xfi.hypercall=1") )
+    if ( cmdline_digit("xfi.hypercall=") == 1 )
         try_hypercalls();
 
     /* Learn what the kernel gave us, and check that it is stable. */
@@ -376,11 +417,17 @@ void kat_main(void)
         want_sel[i] = kat_found_sel[i];
     other_flags = kat_found_flags & ~(STATUS_FLAGS | DF);
 
+    if ( cmdline_digit("xfi.cpus=") > 1 )
+        spread(cmdline_digit("xfi.cpus="));
+    if ( cpu )
+        goto run;
+
     put("xfi: kat ready");
     put_range(" gpr=", kat_gpr_start, kat_gpr_end);
     put_range(" flags=", kat_flags_start, kat_flags_end);
     end_line();
 
+ run:
     for ( int phase = 0;; phase = !phase )
     {
         int gpr, flags;

@@ -1,6 +1,6 @@
 //! Why a fault could not be armed or followed.
 
-use xfi_model::{AgentErrorCode, GuestKind, Register};
+use xfi_model::{AgentErrorCode, GuestKind, Register, bit_list};
 use xfi_toolstack::Error as ToolError;
 
 /// A result of this crate.
@@ -28,6 +28,9 @@ pub enum InjectError {
         /// The kind of guest.
         kind: GuestKind,
     },
+    /// A place that this Xen cannot reach.
+    #[error("this Xen's hypercall has no {0}")]
+    NotAvailable(&'static str),
     /// A fault that changes nothing.
     #[error("the mask is 0: a fault needs at least one bit (only a dummy may have none)")]
     EmptyMask,
@@ -48,6 +51,7 @@ impl InjectError {
     pub fn code(&self) -> AgentErrorCode {
         match self {
             InjectError::Toolstack(e) => error_code(e),
+            InjectError::NotAvailable(_) => AgentErrorCode::NotAvailable,
             InjectError::BitsNotArmable { .. }
             | InjectError::EmptyMask
             | InjectError::BadTrigger { .. } => AgentErrorCode::Invalid,
@@ -80,44 +84,9 @@ fn kind_name(kind: GuestKind) -> &'static str {
     }
 }
 
-/// `0-5, 7`.
-fn bit_list(mask: u64) -> String {
-    let mut parts = Vec::new();
-    let mut bit = 0;
-    while bit < 64 {
-        if mask >> bit & 1 == 0 {
-            bit += 1;
-            continue;
-        }
-        let first = bit;
-        while bit < 63 && mask >> (bit + 1) & 1 == 1 {
-            bit += 1;
-        }
-        parts.push(if first == bit {
-            first.to_string()
-        } else {
-            format!("{first}-{bit}")
-        });
-        bit += 1;
-    }
-    if parts.is_empty() {
-        "none".to_owned()
-    } else {
-        parts.join(", ")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bits_are_listed_as_ranges() {
-        assert_eq!(bit_list(0), "none");
-        assert_eq!(bit_list(0b1011), "0-1, 3");
-        assert_eq!(bit_list(u64::MAX), "0-63");
-        assert_eq!(bit_list(1 << 63), "63");
-    }
 
     #[test]
     fn the_message_names_the_bits_asked_for_and_the_valid_ones() {

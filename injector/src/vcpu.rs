@@ -4,6 +4,7 @@ use crate::{InjectError, Result};
 use std::rc::Rc;
 use xfi_model::{
     DomId, Fault, GuestKind, InjectionId, InjectionRecord, InjectionState, Location, Register,
+    TriggerKind,
 };
 use xfi_toolstack::{
     ArmRequest, Hypercall, HypervisorInfo, Result as ToolResult, Snapshot, Target,
@@ -51,12 +52,19 @@ impl Hypervisor for Hypercall {
     }
 }
 
-/// The domain a fault is meant for.
-pub fn domain_of(fault: &Fault) -> &str {
+/// The domain a vCPU fault is meant for.
+///
+/// # Errors
+/// [`InjectError::NotAvailable`] for a fault that is in no vCPU's register.
+pub fn domain_of(fault: &Fault) -> Result<&str> {
     match &fault.location {
-        Location::VcpuRegister { domain, .. } => domain,
+        Location::VcpuRegister { domain, .. } => Ok(domain),
+        Location::HypercallRegister { .. } => Err(NO_HYPERCALL_LOCATIONS),
     }
 }
+
+const NO_HYPERCALL_LOCATIONS: InjectError =
+    InjectError::NotAvailable("injection inside a hypercall's handler");
 
 /// Checks a fault against the domain and against what this Xen can do, before
 /// anything is armed.
@@ -80,7 +88,10 @@ fn check_bits(
     target: &Target,
     armable: impl Fn(GuestKind, Register) -> u64,
 ) -> Result<ArmRequest> {
-    let Location::VcpuRegister { vcpu, register, .. } = &fault.location;
+    let (vcpu, register) = match &fault.location {
+        Location::VcpuRegister { vcpu, register, .. } => (vcpu, register),
+        Location::HypercallRegister { .. } => return Err(NO_HYPERCALL_LOCATIONS),
+    };
     target.check_vcpu(*vcpu)?;
     let valid = armable(target.kind, *register);
     let refused = fault.mask.0 & !valid;
@@ -97,6 +108,11 @@ fn check_bits(
     }
     let trigger = &fault.trigger;
     let bad = |what, value, valid| Err(InjectError::BadTrigger { what, value, valid });
+    if trigger.kind == TriggerKind::Address {
+        return Err(InjectError::NotAvailable(
+            "address trigger for a vCPU; valid: kick, switch",
+        ));
+    }
     if trigger.nth == 0 {
         return bad("nth", 0, "the first event is 1");
     }
@@ -265,7 +281,7 @@ fn with_names(e: xfi_toolstack::Error, target: &Target) -> InjectError {
 mod tests {
     use super::*;
     use std::cell::RefCell;
-    use xfi_model::{BitOp, Hex64, RegisterFile, Trigger, TriggerKind, VcpuId};
+    use xfi_model::{BitOp, Hex64, RegisterFile, Trigger, VcpuId};
     use xfi_toolstack::Error;
 
     /// A Xen that fires after some questions.

@@ -1,12 +1,13 @@
 //! What a testbed is made of: the built files, where they are and whether they
 //! are all there.
 
+use crate::TestbedError;
 use crate::digest::DigestCache;
 use crate::error::IoContext;
-use crate::{SymbolTable, Symbols, TestbedError};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use xfi_model::{Layout, XenBuild};
+use xfi_symbols::{SymbolTable, Symbols};
 
 /// The Xen release whose patched build is booted.
 const XEN_RELEASE: &str = "4.20";
@@ -194,9 +195,18 @@ impl Artifacts {
         }
     }
 
+    /// The patched Xen with its symbols and debug information, whether it is
+    /// there or not.
+    pub fn xen_syms(&self) -> PathBuf {
+        self.xen_dir().join("xen-syms")
+    }
+
     /// The patched Xen's symbols; empty when they are not there.
     fn xen_symbols(&self) -> SymbolTable {
-        SymbolTable::load(&self.xen_dir().join("xen.symbols")).unwrap_or_default()
+        // The first has the symbols' sizes too.
+        SymbolTable::load(&self.xen_syms())
+            .or_else(|_| SymbolTable::load(&self.xen_dir().join("xen.symbols")))
+            .unwrap_or_default()
     }
 
     /// The guests' kernel symbols; empty until a snapshot of this image has been

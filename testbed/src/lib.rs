@@ -15,7 +15,6 @@ mod lock;
 mod machine_facts;
 mod private;
 mod progress;
-mod symbols;
 pub mod up;
 
 pub use artifacts::{Artifacts, BootFiles, Digests};
@@ -28,7 +27,6 @@ pub use layout::{find_layout, layout_names, load_layout, parse_layout};
 pub use link::{AgentLink, LinkError};
 pub use private::use_runtime_dir;
 pub use progress::{Progress, ProgressFn};
-pub use symbols::{SymbolTable, Symbols};
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -46,6 +46,7 @@ pub(crate) fn arm_argument(request: &ArmRequest) -> abi::xfi_arm {
         None => {}
         Some(ModeFilter::User) => flags |= abi::XFI_ARM_USER,
         Some(ModeFilter::Kernel) => flags |= abi::XFI_ARM_KERNEL,
+        Some(ModeFilter::Hypervisor) => flags |= abi::XFI_ARM_HYPERVISOR,
     }
     abi::xfi_arm {
         version: abi::XFI_ABI_VERSION,
@@ -61,6 +62,8 @@ pub(crate) fn arm_argument(request: &ArmRequest) -> abi::xfi_arm {
         trigger: match request.trigger {
             TriggerKind::Kick => abi::XFI_TRIGGER_KICK,
             TriggerKind::Switch => abi::XFI_TRIGGER_SWITCH,
+            // No trigger of a vCPU: Xen refuses it.
+            TriggerKind::Address => u32::MAX,
         },
         pad: 0,
         mask: request.mask,

@@ -2,8 +2,8 @@
 
 use super::host_outcome;
 use xfi_model::{
-    Disposition, Fault, Hex64, HostOutcome, InjectionRecord, InjectionState, Location, RunKind,
-    RunRecord, Verdict,
+    Disposition, Fault, Hex64, HostOutcome, InjectionRecord, InjectionState, Location, Register,
+    RunKind, RunRecord, Verdict,
 };
 
 /// Where a run stands before any question of effect.
@@ -114,11 +114,6 @@ fn invalid_reason(record: &RunRecord) -> Option<String> {
 /// Where Xen's record differs from the fault that was asked for. A record
 /// without registers cannot be checked and is no reason here.
 fn wrong_flip(fault: &Fault, injection: &InjectionRecord, dummy: bool) -> Option<String> {
-    let Location::VcpuRegister {
-        domain,
-        vcpu,
-        register,
-    } = &fault.location;
     if injection.dummy != dummy {
         let (was, asked) = if dummy {
             ("a flip", "none")
@@ -129,13 +124,45 @@ fn wrong_flip(fault: &Fault, injection: &InjectionRecord, dummy: bool) -> Option
             "the injection was armed with {was}, the plan asks for {asked}"
         ));
     }
-    if (&injection.domain, injection.vcpu, injection.register) != (domain, *vcpu, *register) {
-        return Some(format!(
-            "the injection was in {} of {} vCPU {}, the plan asks for {register} of {domain} \
-             vCPU {vcpu}",
-            injection.register, injection.domain, injection.vcpu
-        ));
-    }
+    let register = match &fault.location {
+        Location::VcpuRegister {
+            domain,
+            vcpu,
+            register,
+        } => {
+            if (&injection.domain, injection.vcpu, injection.register) != (domain, *vcpu, *register)
+            {
+                return Some(format!(
+                    "the injection was in {} of {} vCPU {}, the plan asks for {register} of \
+                     {domain} vCPU {vcpu}",
+                    injection.register, injection.domain, injection.vcpu
+                ));
+            }
+            register
+        }
+        Location::HypercallRegister {
+            domain,
+            register,
+            address,
+            ..
+        } => {
+            let caller = domain.as_ref().unwrap_or(&injection.domain);
+            if (&injection.domain, injection.register) != (caller, *register) {
+                return Some(format!(
+                    "the injection was in {} in a call by {}, the plan asks for {register} in one \
+                     by {caller}",
+                    injection.register, injection.domain
+                ));
+            }
+            let rip = injection.flip.as_ref()?.before.get(&Register::Rip)?;
+            if rip != address {
+                return Some(format!(
+                    "the injection was at {rip}, the plan asks for {address}"
+                ));
+            }
+            register
+        }
+    };
     let flip = injection.flip.as_ref()?;
     let before = flip.before.get(register)?.0;
     let asked = if dummy {

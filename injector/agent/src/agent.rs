@@ -331,7 +331,7 @@ impl Agent {
         if let Some(fault) = &run.fault {
             let hypercall = self.host.hypercall()?;
             Host::check_opted_in("injecting faults")?;
-            let target = self.host.target(vcpu::domain_of(fault))?;
+            let target = self.host.target(vcpu::domain_of(fault)?)?;
             let request = vcpu::check(fault, run.dummy, &target, &hypercall.info()?)?;
             if run.final_checks {
                 self.before_run();

@@ -42,6 +42,69 @@ pub enum Location {
         /// The register.
         register: Register,
     },
+    /// A register of Xen itself, changed as an instruction of a hypercall's
+    /// handler is about to run (thesis §3.2.2.1).
+    HypercallRegister {
+        /// The hypercall's name in `public/xen.h`, lower case: `iret`.
+        hypercall: String,
+        /// Its number there.
+        number: u32,
+        /// The instruction's address.
+        address: Hex64,
+        /// The same as `symbol+0x…`.
+        symbol: String,
+        /// Only calls that this domain makes; `None` for any domain's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        domain: Option<String>,
+        /// The register; one of [`Register::IN_HYPERCALLS`].
+        register: Register,
+    },
+}
+
+impl Location {
+    /// The domain the fault is meant for, when it is meant for one.
+    pub fn domain(&self) -> Option<&str> {
+        match self {
+            Location::VcpuRegister { domain, .. } => Some(domain),
+            Location::HypercallRegister { domain, .. } => domain.as_deref(),
+        }
+    }
+
+    /// The vCPU register, when it is one.
+    pub fn register(&self) -> Option<Register> {
+        match self {
+            Location::VcpuRegister { register, .. }
+            | Location::HypercallRegister { register, .. } => Some(*register),
+        }
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Location::VcpuRegister {
+                domain,
+                vcpu: VcpuId(0),
+                register,
+            } => write!(f, "{domain} {register}"),
+            Location::VcpuRegister {
+                domain,
+                vcpu,
+                register,
+            } => write!(f, "{domain} vCPU {vcpu} {register}"),
+            Location::HypercallRegister {
+                symbol,
+                domain,
+                register,
+                ..
+            } => {
+                write!(f, "{symbol} {register}")?;
+                domain
+                    .as_ref()
+                    .map_or(Ok(()), |d| write!(f, " in calls by {d}"))
+            }
+        }
+    }
 }
 
 /// How the masked bits change.
@@ -77,6 +140,9 @@ pub enum TriggerKind {
     Kick,
     /// The next natural context switch after the drawn moment.
     Switch,
+    /// The instruction at the location's address is about to run
+    /// ([`Location::HypercallRegister`] alone).
+    Address,
 }
 
 /// Which privilege level the vCPU must be in.
@@ -87,6 +153,18 @@ pub enum ModeFilter {
     User,
     /// Guest kernel mode only.
     Kernel,
+    /// Code of a Xen inside an HVM or PVH guest only.
+    Hypervisor,
+}
+
+impl fmt::Display for ModeFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ModeFilter::User => "user",
+            ModeFilter::Kernel => "kernel",
+            ModeFilter::Hypervisor => "hypervisor",
+        })
+    }
 }
 
 /// When a fault fires.
@@ -206,6 +284,30 @@ mod tests {
         let r: RipRange = "0x10..0x20".parse().unwrap();
         assert!(r.contains(0x10) && r.contains(0x1f) && !r.contains(0x20));
         assert_eq!(r.to_string(), "0x10..0x20");
+    }
+
+    #[test]
+    fn locations_say_where_in_one_word_or_two() {
+        let vcpu = |n| Location::VcpuRegister {
+            domain: "web1".into(),
+            vcpu: VcpuId(n),
+            register: Register::Rbx,
+        };
+        assert_eq!(vcpu(0).to_string(), "web1 rbx");
+        assert_eq!(vcpu(1).to_string(), "web1 vCPU 1 rbx");
+        let call = Location::HypercallRegister {
+            hypercall: "iret".into(),
+            number: 23,
+            address: Hex64(0xffff_82d0_402f_187c),
+            symbol: "do_iret+0x1c".into(),
+            domain: Some("web1".into()),
+            register: Register::Rip,
+        };
+        assert_eq!(call.to_string(), "do_iret+0x1c rip in calls by web1");
+        let json = serde_json::to_string(&call).unwrap();
+        assert!(json.contains(r#""kind":"hypercall_register""#), "{json}");
+        assert!(json.contains(r#""address":"0xffff82d0402f187c""#), "{json}");
+        assert_eq!(serde_json::from_str::<Location>(&json).unwrap(), call);
     }
 
     #[test]

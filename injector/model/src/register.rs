@@ -55,6 +55,10 @@ pub const RFLAGS_WRITABLE: u64 = 0x0025_7fd5;
 const RFLAGS_PV_FORCED: u64 = 0x3200;
 
 impl Register {
+    /// The registers of Xen that a fault inside a hypercall can be put in: those
+    /// of the exception frame that the flip is done in (thesis §3.2.2.1).
+    pub const IN_HYPERCALLS: &'static [Register] = Register::ALL.split_at(17).0;
+
     /// The bits of this register that a fault may touch.
     pub const fn writable_bits(self) -> u64 {
         match self {
@@ -72,6 +76,33 @@ impl Register {
             (Register::Rflags, GuestKind::Pv) => RFLAGS_WRITABLE & !RFLAGS_PV_FORCED,
             _ => self.writable_bits(),
         }
+    }
+
+    /// Checks that `mask` has a bit, and only such as can be flipped.
+    ///
+    /// # Errors
+    /// [`FaultError::BadMask`], naming the offending bits and the valid ones.
+    pub fn check_mask(self, mask: u64) -> Result<(), FaultError> {
+        self.check_mask_in(mask, self.writable_bits())
+    }
+
+    /// As [`Register::check_mask`], for a guest of this kind.
+    ///
+    /// # Errors
+    /// [`FaultError::BadMask`].
+    pub fn check_mask_for(self, kind: GuestKind, mask: u64) -> Result<(), FaultError> {
+        self.check_mask_in(mask, self.faultable_bits(kind))
+    }
+
+    const fn check_mask_in(self, mask: u64, valid: u64) -> Result<(), FaultError> {
+        if mask == 0 || mask & !valid != 0 {
+            return Err(FaultError::BadMask {
+                register: self,
+                mask,
+                valid,
+            });
+        }
+        Ok(())
     }
 
     /// The register with this number in `public/xfi.h`.
@@ -120,6 +151,15 @@ pub enum FaultError {
         /// The bit asked for.
         bit: u32,
     },
+    /// Bits of a mask that do not exist or cannot be changed.
+    BadMask {
+        /// The register asked for.
+        register: Register,
+        /// The mask asked for.
+        mask: u64,
+        /// The bits of the register that can be changed.
+        valid: u64,
+    },
     /// A RIP range that is not `START..END`, or is empty or reversed.
     BadRipRange {
         /// The text as given.
@@ -127,6 +167,33 @@ pub enum FaultError {
         /// What is wrong with it.
         why: &'static str,
     },
+}
+
+/// The bits of a mask in words, neighbours joined: `0, 2, 6-14`.
+pub fn bit_list(mask: u64) -> String {
+    let mut parts = Vec::new();
+    let mut bit = 0;
+    while bit < 64 {
+        if mask >> bit & 1 == 0 {
+            bit += 1;
+            continue;
+        }
+        let first = bit;
+        while bit < 63 && mask >> (bit + 1) & 1 == 1 {
+            bit += 1;
+        }
+        parts.push(if first == bit {
+            first.to_string()
+        } else {
+            format!("{first}-{bit}")
+        });
+        bit += 1;
+    }
+    if parts.is_empty() {
+        "none".to_owned()
+    } else {
+        parts.join(", ")
+    }
 }
 
 impl fmt::Display for FaultError {
@@ -153,6 +220,27 @@ impl fmt::Display for FaultError {
                     bits.join(" ")
                 )
             }
+            FaultError::BadMask {
+                register,
+                mask: 0,
+                valid,
+            } => write!(
+                f,
+                "mask 0x0 changes nothing of {register}; valid bits: {}",
+                bit_list(*valid)
+            ),
+            FaultError::BadMask {
+                register,
+                mask,
+                valid,
+            } => write!(
+                f,
+                "mask {mask:#x} has bits of {register} ({} bits) that cannot be changed: {}; \
+                 valid: {}",
+                register.width(),
+                bit_list(mask & !valid),
+                bit_list(*valid)
+            ),
             FaultError::BadRipRange { text, why } => write!(
                 f,
                 "RIP range '{text}' {why}; valid: START..END, half-open, START below END, \
@@ -262,6 +350,47 @@ mod tests {
         assert!(Register::Cs.check_bit(15).is_ok());
         assert!(Register::Rflags.check_bit(1).is_err());
         assert!(Register::Rflags.check_bit(0).is_ok());
+    }
+
+    #[test]
+    fn masks_are_refused_with_the_offending_bits_and_the_valid_ones() {
+        let e = |r: Register, m| r.check_mask(m).unwrap_err().to_string();
+        assert_eq!(
+            e(Register::Cs, 0x3_0001),
+            "mask 0x30001 has bits of cs (16 bits) that cannot be changed: 16-17; valid: 0-15"
+        );
+        assert_eq!(
+            e(Register::Rflags, 0x3),
+            "mask 0x3 has bits of rflags (64 bits) that cannot be changed: 1; \
+             valid: 0, 2, 4, 6-14, 16, 18, 21"
+        );
+        assert!(e(Register::Rbx, 0).contains("changes nothing of rbx"));
+        assert_eq!(Register::Rbx.check_mask(u64::MAX), Ok(()));
+        let pv = Register::Rflags.check_mask_for(GuestKind::Pv, 1 << 9);
+        assert!(
+            pv.unwrap_err()
+                .to_string()
+                .contains(": 9; valid: 0, 2, 4, 6-8, 10-11, 14")
+        );
+        assert_eq!(
+            Register::Rflags.check_mask_for(GuestKind::Pvh, 1 << 9),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn bits_are_listed_as_ranges() {
+        assert_eq!(bit_list(0), "none");
+        assert_eq!(bit_list(0b1011), "0-1, 3");
+        assert_eq!(bit_list(u64::MAX), "0-63");
+        assert_eq!(bit_list(1 << 63), "63");
+    }
+
+    #[test]
+    fn registers_inside_hypercalls_are_the_general_ones_and_rip() {
+        let names: Vec<_> = Register::IN_HYPERCALLS.iter().map(|r| r.name()).collect();
+        assert_eq!(names.len(), 17);
+        assert_eq!((names[0], names[16]), ("rax", "rip"));
     }
 
     #[test]

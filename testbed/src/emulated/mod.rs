@@ -23,7 +23,7 @@ use crate::lock::Lock;
 use crate::machine_facts::{free_port, need_memory};
 use crate::{
     AgentLink, Artifacts, BootFiles, Digests, Endpoint, Evidence, Health, Progress, ProgressFn,
-    ResetReport, Symbols, Testbed, TestbedError,
+    ResetReport, Testbed, TestbedError,
 };
 use build::Job;
 use machine::Machine;
@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use store::{Snapshot, Store};
 use xfi_model::{GuestMode, Layout, SnapshotIndex};
+use xfi_symbols::Symbols;
 
 /// What a worker takes beside the memory that all share, MiB.
 const WORKER_MIB: u64 = 400;
