@@ -6,7 +6,7 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use xfi_model::{
     BlastRadius, Disposition, FailureMode, Fault, GuestMode, HostOutcome, InjectionRecord,
-    Location, PlannedRun, Register, RequestRecord, RunId, RunKind, RunRecord, ThesisClass, Verdict,
+    PlannedRun, Register, RequestRecord, RunId, RunKind, RunRecord, ThesisClass, Verdict,
 };
 
 /// What became of one planned run.
@@ -138,9 +138,7 @@ pub(crate) fn share_of<'a>(
 
 /// The domain a fault is in.
 pub(crate) fn fault_domain(fault: &Fault) -> &str {
-    match &fault.location {
-        Location::VcpuRegister { domain, .. } => domain,
-    }
+    fault.location.domain()
 }
 
 /// One row for each planned run, in the plan's order.
@@ -165,9 +163,10 @@ pub(crate) fn rows(data: &CampaignData) -> Vec<RunRow> {
 }
 
 fn empty(planned: &PlannedRun) -> RunRow {
-    let register = planned.fault.as_ref().map(|f| match &f.location {
-        Location::VcpuRegister { register, .. } => *register,
-    });
+    let register = planned
+        .fault
+        .as_ref()
+        .and_then(|f| f.location.vcpu_register());
     RunRow {
         id: planned.id,
         kind: planned.kind,

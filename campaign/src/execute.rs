@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 use xfi_model::{
     AgentErrorCode, AgentRun, Command, EventBody, HostObservation, HttpLoad, HttpTarget,
-    InjectionRecord, InjectionState, Location, Observations, Plan, PlannedRun, Register, RunKind,
-    RunRecord, ServiceObservation, TcpObservation,
+    InjectionRecord, InjectionState, Observations, Plan, PlannedRun, Register, RunKind, RunRecord,
+    ServiceObservation, TcpObservation,
 };
 use xfi_testbed::{Evidence, Health, LinkError, Testbed};
 use xfi_workloads::http::{self, ServiceContext};
@@ -381,10 +381,7 @@ fn summarise(
                 .map(|p| p.min(load_start_ns + planned.moment_ns))
         }),
     };
-    let target = planned.fault.as_ref().map(|f| {
-        let Location::VcpuRegister { domain, .. } = &f.location;
-        domain.as_str()
-    });
+    let target = planned.fault.as_ref().map(|f| f.location.domain());
     let tcp = packets(testbed, planned);
     let services: Vec<_> = testbed
         .endpoints()

@@ -233,7 +233,7 @@ mod tests {
                     (RunKind::Dummy, Some(f)) => prop_assert_eq!(f.mask.0, 0),
                     (_, Some(f)) => {
                         prop_assert_eq!(f.mask.0.count_ones(), 1);
-                        let Location::VcpuRegister { register, .. } = &f.location;
+                        let register = f.location.vcpu_register().unwrap();
                         prop_assert!(register.check_bit(f.bit().unwrap()).is_ok());
                     }
                     (_, None) => prop_assert!(false, "no fault"),

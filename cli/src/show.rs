@@ -5,7 +5,7 @@ use crate::exit::{Exit, coded};
 use crate::output;
 use anyhow::Result;
 use std::path::Path;
-use xfi_model::{Disposition, InjectionState, Location, Outcome, PlannedRun, RunRecord, Verdict};
+use xfi_model::{Disposition, InjectionState, Outcome, PlannedRun, RunRecord, Verdict};
 
 /// Runs the command.
 pub(crate) fn run(dir: &Path, run: Option<u32>, output: Output) -> Result<()> {
@@ -91,12 +91,10 @@ fn fault(planned: &PlannedRun) -> String {
     match &planned.fault {
         None => "golden".into(),
         Some(f) => {
-            let Location::VcpuRegister {
-                domain, register, ..
-            } = &f.location;
+            let (domain, place) = (f.location.domain(), f.location.place());
             match f.bit() {
-                Some(bit) => format!("{domain} {register} bit {bit}"),
-                None => format!("dummy ({domain} {register})"),
+                Some(bit) => format!("{domain} {place} bit {bit}"),
+                None => format!("dummy ({domain} {place})"),
             }
         }
     }

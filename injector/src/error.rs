@@ -31,6 +31,9 @@ pub enum InjectError {
     /// A fault that changes nothing.
     #[error("the mask is 0: a fault needs at least one bit (only a dummy may have none)")]
     EmptyMask,
+    /// A location of another kind.
+    #[error("{0} is no register of a vCPU")]
+    NotOfVcpu(String),
     /// A trigger that can never fire.
     #[error("the trigger's {what} is {value}; {valid}")]
     BadTrigger {
@@ -50,6 +53,7 @@ impl InjectError {
             InjectError::Toolstack(e) => error_code(e),
             InjectError::BitsNotArmable { .. }
             | InjectError::EmptyMask
+            | InjectError::NotOfVcpu(_)
             | InjectError::BadTrigger { .. } => AgentErrorCode::Invalid,
         }
     }

@@ -4,6 +4,7 @@ use crate::{InjectError, Result};
 use std::rc::Rc;
 use xfi_model::{
     DomId, Fault, GuestKind, InjectionId, InjectionRecord, InjectionState, Location, Register,
+    TriggerKind,
 };
 use xfi_toolstack::{
     ArmRequest, Hypercall, HypervisorInfo, Result as ToolResult, Snapshot, Target,
@@ -53,9 +54,7 @@ impl Hypervisor for Hypercall {
 
 /// The domain a fault is meant for.
 pub fn domain_of(fault: &Fault) -> &str {
-    match &fault.location {
-        Location::VcpuRegister { domain, .. } => domain,
-    }
+    fault.location.domain()
 }
 
 /// Checks a fault against the domain and against what this Xen can do, before
@@ -80,7 +79,9 @@ fn check_bits(
     target: &Target,
     armable: impl Fn(GuestKind, Register) -> u64,
 ) -> Result<ArmRequest> {
-    let Location::VcpuRegister { vcpu, register, .. } = &fault.location;
+    let Location::VcpuRegister { vcpu, register, .. } = &fault.location else {
+        return Err(InjectError::NotOfVcpu(fault.location.place()));
+    };
     target.check_vcpu(*vcpu)?;
     let valid = armable(target.kind, *register);
     let refused = fault.mask.0 & !valid;
@@ -97,6 +98,9 @@ fn check_bits(
     }
     let trigger = &fault.trigger;
     let bad = |what, value, valid| Err(InjectError::BadTrigger { what, value, valid });
+    if let TriggerKind::Deadline { unix_ns } = trigger.kind {
+        return bad("deadline", unix_ns, "for a vCPU: kick or switch");
+    }
     if trigger.nth == 0 {
         return bad("nth", 0, "the first event is 1");
     }
@@ -265,7 +269,7 @@ fn with_names(e: xfi_toolstack::Error, target: &Target) -> InjectError {
 mod tests {
     use super::*;
     use std::cell::RefCell;
-    use xfi_model::{BitOp, Hex64, RegisterFile, Trigger, TriggerKind, VcpuId};
+    use xfi_model::{BitOp, Hex64, RegisterFile, Trigger, VcpuId};
     use xfi_toolstack::Error;
 
     /// A Xen that fires after some questions.

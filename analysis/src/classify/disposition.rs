@@ -118,7 +118,13 @@ fn wrong_flip(fault: &Fault, injection: &InjectionRecord, dummy: bool) -> Option
         domain,
         vcpu,
         register,
-    } = &fault.location;
+    } = &fault.location
+    else {
+        return Some(format!(
+            "the injection was in a vCPU, the plan asks for {}",
+            fault.location.place()
+        ));
+    };
     if injection.dummy != dummy {
         let (was, asked) = if dummy {
             ("a flip", "none")

@@ -1,6 +1,6 @@
 //! What to flip, and when.
 
-use crate::{FaultError, Hex64, Register, VcpuId};
+use crate::{FaultError, Hex64, Register, TaskRegister, TaskSelector, VcpuId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -42,6 +42,53 @@ pub enum Location {
         /// The register.
         register: Register,
     },
+    /// A register of a Linux task, changed by the agent in the task's own
+    /// domain (thesis §3.2.2.1, §4.1.4).
+    Task {
+        /// The domain's name; [`crate::DOM0_NAME`] is dom0.
+        domain: String,
+        /// The task.
+        task: TaskSelector,
+        /// The register.
+        register: TaskRegister,
+        /// The 64-bit word of it that the mask is meant for.
+        word: u32,
+    },
+    /// A user process that is killed: the crash fault.
+    TaskKill {
+        /// The domain's name.
+        domain: String,
+        /// The task.
+        task: TaskSelector,
+    },
+}
+
+impl Location {
+    /// The domain the fault is in.
+    pub fn domain(&self) -> &str {
+        match self {
+            Location::VcpuRegister { domain, .. }
+            | Location::Task { domain, .. }
+            | Location::TaskKill { domain, .. } => domain,
+        }
+    }
+
+    /// The register of a fault in a vCPU.
+    pub fn vcpu_register(&self) -> Option<Register> {
+        match self {
+            Location::VcpuRegister { register, .. } => Some(*register),
+            _ => None,
+        }
+    }
+
+    /// Where the fault is within its domain, in words.
+    pub fn place(&self) -> String {
+        match self {
+            Location::VcpuRegister { register, .. } => register.to_string(),
+            Location::Task { task, register, .. } => format!("{register} of {task}"),
+            Location::TaskKill { task, .. } => task.to_string(),
+        }
+    }
 }
 
 /// How the masked bits change.
@@ -77,6 +124,12 @@ pub enum TriggerKind {
     Kick,
     /// The next natural context switch after the drawn moment.
     Switch,
+    /// At this time of the domain's own `CLOCK_REALTIME`, nanoseconds since
+    /// 1970, or at once when it is past; faults in tasks only.
+    Deadline {
+        /// The moment.
+        unix_ns: u64,
+    },
 }
 
 /// Which privilege level the vCPU must be in.

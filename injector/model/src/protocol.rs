@@ -5,7 +5,10 @@
 //! The agent is given a whole run before it starts and streams events; while
 //! it runs nothing is asked of it but [`Command::Cancel`].
 
-use crate::{DomId, DomainInfo, Fault, GuestLayout, InjectionId, InjectionRecord, IntegrityResult};
+use crate::{
+    DomId, DomainInfo, Fault, GuestLayout, InjectionId, InjectionRecord, IntegrityResult,
+    TaskIdentity, TaskRecord,
+};
 use serde::{Deserialize, Serialize};
 
 /// The protocol's version. An agent of another version is refused.
@@ -132,6 +135,16 @@ pub enum EventBody {
         /// How long before this event was sent that end was, nanoseconds, by
         /// Xen's clock.
         age_ns: u64,
+    },
+    /// A fault in a task is armed.
+    TaskArmed {
+        /// The task.
+        task: TaskIdentity,
+    },
+    /// A fault in a task ended.
+    TaskInjection {
+        /// What became of it.
+        record: Box<TaskRecord>,
     },
     /// Answer to `Status`.
     Injections {
