@@ -34,6 +34,22 @@ pub enum InjectError {
     /// A location of another kind.
     #[error("{0} is no register of a vCPU")]
     NotOfVcpu(String),
+    /// No task fits.
+    #[error("{0}")]
+    NoSuchTask(String),
+    /// A task, or a register of it, that a fault cannot be put in.
+    #[error("{0}")]
+    TaskRefused(String),
+    /// The kernel module is needed and not there.
+    #[error(
+        "{path}: {source}; the kernel side of a task is reached by the module xfi_task, loaded by          root: insmod xfi_task.ko"
+    )]
+    NoModule {
+        /// Its device.
+        path: &'static str,
+        /// Why it cannot be used.
+        source: std::io::Error,
+    },
     /// A trigger that can never fire.
     #[error("the trigger's {what} is {value}; {valid}")]
     BadTrigger {
@@ -51,8 +67,11 @@ impl InjectError {
     pub fn code(&self) -> AgentErrorCode {
         match self {
             InjectError::Toolstack(e) => error_code(e),
+            InjectError::NoSuchTask(_) => AgentErrorCode::NoSuchTask,
+            InjectError::NoModule { .. } => AgentErrorCode::NotAvailable,
             InjectError::BitsNotArmable { .. }
             | InjectError::EmptyMask
+            | InjectError::TaskRefused(_)
             | InjectError::NotOfVcpu(_)
             | InjectError::BadTrigger { .. } => AgentErrorCode::Invalid,
         }
@@ -85,7 +104,7 @@ fn kind_name(kind: GuestKind) -> &'static str {
 }
 
 /// `0-5, 7`.
-fn bit_list(mask: u64) -> String {
+pub(crate) fn bit_list(mask: u64) -> String {
     let mut parts = Vec::new();
     let mut bit = 0;
     while bit < 64 {

@@ -190,6 +190,8 @@ pub enum EventBody {
 pub enum AgentErrorCode {
     /// No such domain or vCPU; the message lists those there are.
     NoSuchDomain,
+    /// No such task, or no such role; the message lists those there are.
+    NoSuchTask,
     /// Something is armed there already.
     Busy,
     /// The argument was refused.
