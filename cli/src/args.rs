@@ -4,6 +4,8 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
+use crate::inject_task::TaskArgs;
+
 /// Flip a bit in a running Xen system and see what its users would have seen.
 #[derive(Debug, Parser)]
 #[command(
@@ -132,14 +134,16 @@ Examples:
   xfi inject --reg rbx --bit 21
   xfi inject --domain web2 --reg rip --bit 3 --after 500ms
   xfi inject --reg r12 --bit 40 --rip 0xffffffff81000000..0xffffffff82000000 --expire 2s
+  xfi inject --domain web1 --role apache --reg xmm3 --bit 100
+  xfi inject --domain Domain-0 --kthread xenwatch --reg r12 --bit 40 --after 2s
   xfi inject --reg rax --bit 0 --output json | jq .changed")]
 pub(crate) struct Inject {
     /// The register: rax rbx rcx rdx rsi rdi rbp rsp r8-r15 rip rflags cs ss ds es fs gs.
-    #[arg(long, value_name = "REG")]
-    pub(crate) reg: String,
+    #[arg(long, value_name = "REG", required_unless_present = "kill")]
+    pub(crate) reg: Option<String>,
     /// The bit, from 0.
-    #[arg(long, value_name = "BIT")]
-    pub(crate) bit: String,
+    #[arg(long, value_name = "BIT", required_unless_present = "kill")]
+    pub(crate) bit: Option<String>,
     /// The guest; by default the testbed's default target, else the only one.
     #[arg(long, value_name = "NAME")]
     pub(crate) domain: Option<String>,
@@ -164,6 +168,8 @@ pub(crate) struct Inject {
     /// Give up this long after arming.
     #[arg(long, default_value = "10s", value_name = "DURATION")]
     pub(crate) expire: String,
+    #[command(flatten)]
+    pub(crate) task: TaskArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

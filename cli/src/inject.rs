@@ -21,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs the command.
 pub(crate) fn run(args: &Inject) -> Result<()> {
+    if let Some(task) = args.task.selector() {
+        return crate::inject_task::run(args, task);
+    }
     let request = validate(args)?;
     let mut host = Host::find().map_err(|e| match &args.domain {
         Some(name) => e.context(format!("cannot look up domain '{name}'")),
@@ -52,7 +55,13 @@ pub(crate) fn run(args: &Inject) -> Result<()> {
         trigger: request.trigger,
     };
     let expire = Duration::from_nanos(fault.trigger.expire_ns.unwrap_or(0));
-    let mut record = inject(&mut host, fault, expire)?;
+    let mut record = follow(&mut host, fault, expire, |body| match body {
+        EventBody::Injection { record, .. } => {
+            let fired = record.state == InjectionState::Fired;
+            Some((record, fired))
+        }
+        _ => None,
+    })?;
     symbolise(&host, &mut record);
     let view = InjectView::from(&record);
     match args.output.output {
@@ -74,11 +83,13 @@ struct Validated {
 
 fn validate(args: &Inject) -> Result<Validated> {
     let usage = |m: String| coded(Exit::Usage, m);
-    let register: Register = args.reg.parse().map_err(|e| usage(format!("--reg: {e}")))?;
-    let bit: u32 = args.bit.parse().map_err(|_| {
+    let (Some(reg), Some(bit)) = (&args.reg, &args.bit) else {
+        return Err(usage("--kill is for a task; name one".into()));
+    };
+    let register: Register = reg.parse().map_err(|e| usage(format!("--reg: {e}")))?;
+    let bit: u32 = bit.parse().map_err(|_| {
         usage(format!(
-            "--bit: '{}' is not a bit number; valid for {register}: 0 to {}",
-            args.bit,
+            "--bit: '{bit}' is not a bit number; valid for {register}: 0 to {}",
             register.width() - 1
         ))
     })?;
@@ -88,13 +99,6 @@ fn validate(args: &Inject) -> Result<Validated> {
     let rip: Option<RipRange> = match &args.rip {
         Some(text) => Some(text.parse().map_err(|e| usage(format!("--rip: {e}")))?),
         None => None,
-    };
-    let duration = |name: &str, text: &str| {
-        humantime::parse_duration(text).map_err(|_| {
-            usage(format!(
-                "{name}: '{text}' is not a duration; valid: 500ms, 2s, 1m"
-            ))
-        })
     };
     let after = duration("--after", &args.after)?;
     let expire = duration("--expire", &args.expire)?;
@@ -127,8 +131,22 @@ fn validate(args: &Inject) -> Result<Validated> {
     })
 }
 
+/// A duration as typed.
+pub(crate) fn duration(name: &str, text: &str) -> Result<Duration> {
+    humantime::parse_duration(text).map_err(|_| {
+        coded(
+            Exit::Usage,
+            format!("{name}: '{text}' is not a duration; valid: 500ms, 2s, 1m"),
+        )
+    })
+}
+
 /// The named domain, else the layout's default target, else the only guest.
-fn choose(named: Option<&str>, default: Option<&str>, domains: &[DomainInfo]) -> Result<String> {
+pub(crate) fn choose(
+    named: Option<&str>,
+    default: Option<&str>,
+    domains: &[DomainInfo],
+) -> Result<String> {
     let names: Vec<&str> = guests(domains).map(|d| d.name.as_str()).collect();
     let list = if names.is_empty() {
         "none".to_owned()
@@ -139,7 +157,10 @@ fn choose(named: Option<&str>, default: Option<&str>, domains: &[DomainInfo]) ->
         if name == "Domain-0" {
             return Err(coded(
                 Exit::NoDomain,
-                format!("--domain: 'Domain-0' is the PVM, not a guest; valid: {list}"),
+                format!(
+                    "--domain: 'Domain-0' is the PVM, not a guest; valid: {list}; of dom0 name a \
+                     task: --process, --kthread or --role"
+                ),
             ));
         }
         return if names.contains(&name) {
@@ -164,7 +185,14 @@ fn choose(named: Option<&str>, default: Option<&str>, domains: &[DomainInfo]) ->
     }
 }
 
-fn inject(host: &mut Host, fault: Fault, expire: Duration) -> Result<InjectionRecord> {
+/// Gives the agent the fault and waits for its end, which `end_of` tells from
+/// other events; with the record, whether it fired.
+pub(crate) fn follow<T>(
+    host: &mut Host,
+    fault: Fault,
+    expire: Duration,
+    end_of: impl Fn(EventBody) -> Option<(T, bool)>,
+) -> Result<T> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
@@ -202,20 +230,19 @@ fn inject(host: &mut Host, fault: Fault, expire: Duration) -> Result<InjectionRe
             continue;
         }
         match event.body {
-            EventBody::Injection { record, .. } => ended = Some(record),
             EventBody::Error { code, message } => return Err(refusal(code, &message)),
             EventBody::Done => break,
-            _ => {}
+            body => ended = end_of(body).or(ended),
         }
     }
     progress.finish_and_clear();
     match ended {
-        Some(record) if !cancelled || record.state == InjectionState::Fired => Ok(record),
+        Some((record, fired)) if !cancelled || fired => Ok(record),
         _ if cancelled => Err(coded(
             Exit::Interrupted,
             "interrupted; nothing is left armed",
         )),
-        Some(record) => Ok(record),
+        Some((record, _)) => Ok(record),
         None => bail!("the agent ended the run without a word on the injection"),
     }
 }

@@ -6,6 +6,7 @@ mod doctor;
 mod exit;
 mod host;
 mod inject;
+mod inject_task;
 mod output;
 mod progress;
 mod report;
