@@ -25,7 +25,7 @@ const XS_ERROR: u32 = 16;
 const PAYLOAD_MAX: u32 = 4096;
 const PATIENCE: Duration = Duration::from_secs(2);
 
-trait Stream: Read + Write + Send + AsFd {}
+pub(crate) trait Stream: Read + Write + Send + AsFd {}
 impl Stream for UnixStream {}
 impl Stream for File {}
 
@@ -33,6 +33,8 @@ impl Stream for File {}
 pub struct XenStore {
     stream: Box<dyn Stream>,
     next_request: u32,
+    /// A watch fired while an answer was waited for.
+    fired: bool,
 }
 
 impl std::fmt::Debug for XenStore {
@@ -76,10 +78,11 @@ impl XenStore {
         self.stream.as_fd()
     }
 
-    fn over(stream: impl Stream + 'static) -> Self {
+    pub(crate) fn over(stream: impl Stream + 'static) -> Self {
         XenStore {
             stream: Box::new(stream),
             next_request: 1,
+            fired: false,
         }
     }
 
@@ -162,11 +165,21 @@ impl XenStore {
             })
     }
 
-    /// Takes one message that no request asked for: a watch that fired.
+    /// Whether a watch fired while an answer was waited for: [`XenStore::fd`] no
+    /// longer tells.
+    pub fn has_fired(&self) -> bool {
+        self.fired
+    }
+
+    /// Takes one message that no request asked for: a watch that fired. Waits
+    /// for one if need be.
     ///
     /// # Errors
     /// As for [`XenStore::read`].
     pub fn take_event(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.fired) {
+            return Ok(());
+        }
         self.message().map(drop).map_err(|source| Error::XenStore {
             what: "reading an event".to_owned(),
             source,
@@ -220,7 +233,11 @@ impl XenStore {
         // fired, are passed over.
         for _ in 0..64 {
             let (answer, answers, payload) = self.message()?;
-            if answers != id || answer == XS_WATCH_EVENT {
+            if answer == XS_WATCH_EVENT {
+                self.fired = true;
+                continue;
+            }
+            if answers != id {
                 continue;
             }
             let text = String::from_utf8_lossy(&payload);
@@ -284,7 +301,11 @@ mod tests {
             (XS_WATCH_EVENT, 0, b"data/xfi\0xfi\0"),
             (XS_DIRECTORY, 1, b"10\09\0"),
         ]);
+        assert!(!store.has_fired());
         assert_eq!(store.list("data/xfi").unwrap(), ["10", "9"]);
+        assert!(store.has_fired());
+        store.take_event().unwrap();
+        assert!(!store.has_fired());
         let mut store = answering(vec![(XS_ERROR, 1, b"ENOENT\0")]);
         assert_eq!(store.list("data/xfi").unwrap(), [""; 0]);
         let mut store = answering(vec![(XS_ERROR, 1, b"EQUOTA\0")]);

@@ -110,6 +110,9 @@ impl Channel {
         until: Option<Instant>,
     ) -> io::Result<bool> {
         self.open();
+        if matches!(&self.kind, Kind::Store(mailbox) if mailbox.has_come()) {
+            return Ok(true);
+        }
         let mut until = until;
         let quiet = match &self.kind {
             Kind::Device {
