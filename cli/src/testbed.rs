@@ -62,11 +62,7 @@ fn build() -> Result<()> {
             &["4.20"][..],
         ),
         ("image (about 5 minutes)", "ansible/build-image.sh", &[]),
-        (
-            "agent (about 1 minute)",
-            "cargo",
-            &["build", "--quiet", "--profile", "agent", "-p", "xfi-agent"],
-        ),
+        ("agents (about 2 minutes)", "scripts/build-agent.sh", &[]),
     ] {
         eprintln!("building the {what}; nothing to do if it is cached");
         let path = tree.join(program);

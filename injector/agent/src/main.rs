@@ -9,6 +9,8 @@ mod agent;
 mod channel;
 mod host;
 mod lines;
+#[cfg(feature = "dom0")]
+mod ramdisk;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
