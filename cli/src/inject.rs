@@ -231,6 +231,10 @@ pub(crate) fn follow<T>(
         }
         match event.body {
             EventBody::Error { code, message } => return Err(refusal(code, &message)),
+            // By the clock of the task's domain, which may be another than ours.
+            EventBody::TaskArmed { moment_in_ns, .. } => {
+                deadline = Instant::now() + Duration::from_nanos(moment_in_ns) + expire + PATIENCE;
+            }
             EventBody::Done => break,
             body => ended = end_of(body).or(ended),
         }

@@ -7,7 +7,7 @@ use crate::{inject, output};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 use xfi_model::{
     BitOp, DOM0_NAME, EventBody, Fault, GuestMode, Hex64, InjectionState, Location, ModeFilter,
     TaskMethod, TaskName, TaskRecord, TaskRegister, TaskSelector, TriggerKind,
@@ -147,7 +147,7 @@ fn trigger(args: &Inject) -> Result<(xfi_model::Trigger, Duration)> {
         ));
     }
     let after = inject::duration("--after", &args.after)?;
-    let mut expire = inject::duration("--expire", &args.expire)?;
+    let expire = inject::duration("--expire", &args.expire)?;
     let mut kind = TriggerKind::Kick;
     if let Some(text) = &args.task.at_time {
         let at = parse_time(text).ok_or_else(|| {
@@ -160,9 +160,6 @@ fn trigger(args: &Inject) -> Result<(xfi_model::Trigger, Duration)> {
             unix_ns: u64::try_from(at.as_nanos())
                 .map_err(|_| usage(format!("--at-time: '{text}' is too far away")))?,
         };
-        // The expiry counts from then on.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-        expire = expire.saturating_add(at.saturating_sub(now));
     } else if expire <= after {
         return Err(usage(format!(
             "--expire: '{}' is not later than --after '{}'; the injection could never fire",

@@ -631,3 +631,19 @@ fn what_cannot_be_reached_is_refused_with_the_reason() {
     }
     assert!(kat.silent());
 }
+
+#[test]
+fn an_expiry_counts_from_a_deadline_however_far_away_that_is() {
+    let Some(kat) = Kat::start("hold") else {
+        return;
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let mut fault = fault(kat.task(), "rbx", 21);
+    fault.trigger.kind = TriggerKind::Deadline {
+        unix_ns: (now + Duration::from_secs(3600)).as_nanos() as u64,
+    };
+    fault.trigger.expire_ns = Some(1_000_000_000);
+    let mut armed = ArmedTask::arm(&fault, false).expect("it is armed");
+    assert!(armed.moment_in() > Duration::from_secs(3500));
+    assert_eq!(armed.disarm().unwrap().state, InjectionState::Disarmed);
+}

@@ -225,7 +225,9 @@ impl Channel {
             }
             Kind::Store(mailbox) => {
                 // dom0 that takes nothing has lost interest.
-                let _ = mailbox.send(&String::from_utf8_lossy(line));
+                if let Err(e) = mailbox.send(&String::from_utf8_lossy(line)) {
+                    eprintln!("xfi-agent: an event is lost: {e}");
+                }
                 Ok(())
             }
             Kind::Device { file, .. } => {

@@ -125,7 +125,8 @@ pub enum TriggerKind {
     /// The next natural context switch after the drawn moment.
     Switch,
     /// At this time of the domain's own `CLOCK_REALTIME`, nanoseconds since
-    /// 1970, or at once when it is past; faults in tasks only.
+    /// 1970, or at once when it is past; faults in tasks only. An expiry counts
+    /// from then on.
     Deadline {
         /// The moment.
         unix_ns: u64,

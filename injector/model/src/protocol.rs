@@ -140,6 +140,8 @@ pub enum EventBody {
     TaskArmed {
         /// The task.
         task: TaskIdentity,
+        /// From arming to the moment, nanoseconds, by the task's own clocks.
+        moment_in_ns: u64,
     },
     /// A fault in a task ended.
     TaskInjection {

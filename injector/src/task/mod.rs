@@ -84,6 +84,7 @@ enum Attempt {
 #[derive(Debug)]
 pub struct ArmedTask {
     identity: TaskIdentity,
+    moment_in: Duration,
     cancel: Option<Sender<()>>,
     result: Receiver<TaskRecord>,
 }
@@ -101,6 +102,7 @@ impl ArmedTask {
         let (cancel, cancelled) = channel();
         let (done, result) = channel();
         let armed = now();
+        let moment_in = plan.moment_in(armed);
         std::thread::Builder::new()
             .name("xfi-task".to_owned())
             .spawn(move || {
@@ -111,6 +113,7 @@ impl ArmedTask {
             .map_err(|e| InjectError::TaskRefused(format!("starting a thread: {e}")))?;
         Ok(ArmedTask {
             identity,
+            moment_in,
             cancel: Some(cancel),
             result,
         })
@@ -119,6 +122,11 @@ impl ArmedTask {
     /// The task that was chosen.
     pub fn identity(&self) -> &TaskIdentity {
         &self.identity
+    }
+
+    /// From arming to the moment.
+    pub fn moment_in(&self) -> Duration {
+        self.moment_in
     }
 
     /// The record, once the injection ended.
@@ -222,13 +230,17 @@ fn check_trigger(fault: &Fault) -> Result<(When, Option<Duration>)> {
             left
         }
     };
+    let (when, expire) = match trigger.kind {
+        // Who asks may have another clock: the expiry counts from the moment.
+        TriggerKind::Deadline { unix_ns } => (
+            When::At { unix_ns },
+            expire.map(|e| e.saturating_add(delay)),
+        ),
+        _ => (When::After(Duration::from_nanos(delay)), expire),
+    };
     if let Some(n) = expire.filter(|n| *n <= delay) {
         return bad("expire_ns", n, "it must be later than the moment");
     }
-    let when = match trigger.kind {
-        TriggerKind::Deadline { unix_ns } => When::At { unix_ns },
-        _ => When::After(Duration::from_nanos(delay)),
-    };
     Ok((when, expire.map(Duration::from_nanos)))
 }
 
@@ -310,10 +322,7 @@ impl Plan {
     /// Waits for the moment, then for a place that matches.
     fn carry_out(&self, armed: Moment, cancelled: &Receiver<()>) -> TaskRecord {
         let start = Instant::now();
-        let drawn_in = match self.when {
-            When::After(delay) => delay,
-            When::At { unix_ns } => Duration::from_nanos(unix_ns.saturating_sub(armed.realtime_ns)),
-        };
+        let drawn_in = self.moment_in(armed);
         let mut record = TaskRecord {
             state: InjectionState::Disarmed,
             dummy: self.dummy,
@@ -382,6 +391,14 @@ impl Plan {
                 return record;
             }
             std::thread::sleep(BETWEEN_STOPS);
+        }
+    }
+
+    /// From `armed` to the moment.
+    fn moment_in(&self, armed: Moment) -> Duration {
+        match self.when {
+            When::After(delay) => delay,
+            When::At { unix_ns } => Duration::from_nanos(unix_ns.saturating_sub(armed.realtime_ns)),
         }
     }
 

@@ -15,6 +15,9 @@ use xfi_toolstack::{Mailbox, host};
 /// How much later than its expiry a guest's agent may tell of an end.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// How late a guest's agent may tell that it armed.
+const ARMING: Duration = Duration::from_secs(25);
+
 /// A fault in a task, under way.
 #[derive(Debug)]
 pub(super) enum TaskRun {
@@ -36,13 +39,16 @@ pub(super) struct Relay {
     /// Before that there is nothing to hear once it is armed.
     moment: Instant,
     armed: bool,
+    /// From arming or, after a moment by the clock, from then on.
+    expire: Option<Duration>,
+    ended: bool,
     give_up: Option<Instant>,
 }
 
 /// What polling gave.
 enum News {
     Nothing,
-    Armed(Box<TaskIdentity>),
+    Armed(Box<TaskIdentity>, u64),
     Ended(Box<TaskRecord>),
 }
 
@@ -71,8 +77,9 @@ impl Agent {
             }
             let armed = ArmedTask::arm(fault, run.dummy)?;
             let task = armed.identity().clone();
-            self.emit(seq, EventBody::TaskArmed { task });
-            next_poll = now + Duration::from_nanos(fault.trigger.after_ns);
+            next_poll = now + armed.moment_in();
+            let moment_in_ns = nanos(armed.moment_in());
+            self.emit(seq, EventBody::TaskArmed { task, moment_in_ns });
             TaskRun::Here(armed)
         };
         self.run = Some(Run {
@@ -96,7 +103,7 @@ impl Agent {
         }
         let trigger = run.fault.as_ref().map(|f| &f.trigger);
         let now = Instant::now();
-        let after = trigger.map_or(0, |t| t.after_ns);
+        let expire = trigger.and_then(|t| t.expire_ns).map(Duration::from_nanos);
         let mut relay = Relay {
             domain: domain.to_owned(),
             domid: target.domid,
@@ -104,11 +111,11 @@ impl Agent {
             mailbox,
             lines: Lines::default(),
             heard: VecDeque::new(),
-            moment: now + Duration::from_nanos(after),
+            moment: now,
             armed: false,
-            give_up: trigger
-                .and_then(|t| t.expire_ns)
-                .map(|e| now + Duration::from_nanos(e) + PATIENCE),
+            expire,
+            ended: false,
+            give_up: Some(now + ARMING),
         };
         relay.say(Command::Run(AgentRun {
             observe_ms: None,
@@ -133,7 +140,10 @@ impl Agent {
                     run.task = Some(task);
                     return true;
                 }
-                Ok(News::Armed(task)) => self.emit(run.seq, EventBody::TaskArmed { task: *task }),
+                Ok(News::Armed(task, moment_in_ns)) => {
+                    let task = *task;
+                    self.emit(run.seq, EventBody::TaskArmed { task, moment_in_ns });
+                }
                 Ok(News::Ended(record)) => {
                     let fired = record.state == InjectionState::Fired;
                     self.emit(run.seq, EventBody::TaskInjection { record });
@@ -176,9 +186,11 @@ impl Agent {
             ));
         }
         if relay.give_up.is_some_and(|end| Instant::now() >= end) {
-            return Err(failed(
-                "gave no word on the injection after its expiry; its agent may be dead",
-            ));
+            return Err(failed(if relay.armed {
+                "armed the fault and gave no word on its end; it may have fired"
+            } else {
+                "did not arm the fault in time; its agent may be dead"
+            }));
         }
         Ok(())
     }
@@ -223,15 +235,19 @@ impl Relay {
         }
         while let Some(body) = self.heard.pop_front() {
             match body {
-                EventBody::TaskArmed { task } => {
+                EventBody::TaskArmed { task, moment_in_ns } => {
                     self.armed = true;
-                    return Ok(News::Armed(Box::new(task)));
+                    self.moment = Instant::now() + Duration::from_nanos(moment_in_ns);
+                    self.give_up = self.expire.map(|e| self.moment + e + PATIENCE);
+                    return Ok(News::Armed(Box::new(task), moment_in_ns));
                 }
                 EventBody::TaskInjection { mut record } => {
                     record.domain.clone_from(&self.domain);
+                    self.ended = true;
                     return Ok(News::Ended(record));
                 }
                 EventBody::Error { code, message } => {
+                    self.ended = true;
                     return Err(Refusal {
                         code,
                         message: format!("in '{}': {message}", self.domain),
@@ -261,7 +277,12 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        // An injection that ended is not under way there any more: harmless.
-        let _ = self.say(Command::Cancel);
+        if !self.ended {
+            let _ = self.say(Command::Cancel);
+        }
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    duration.as_nanos().try_into().unwrap_or(u64::MAX)
 }
