@@ -64,7 +64,7 @@ image: deps
 
 agent: xen
 	@echo "building the agent (1 min the first time)"
-	@$(CARGO) build --quiet --profile agent -p xfi-agent
+	@scripts/build-agent.sh
 
 xfi: deps
 	@echo "building xfi (2 min the first time)"

@@ -35,6 +35,7 @@ esac
 content_hash() {
     local -a dirs=(ansible)
     [[ ! -d $repo/injector/kat ]] || dirs+=(injector/kat)
+    dirs+=(injector/kmod)
     (
         cd "$repo"
         find "${dirs[@]}" -type f ! -name '*.md' ! -name 'inventory*' ! -name 'site.yml' \
@@ -151,7 +152,7 @@ testbed_image:
       ansible_connection: community.general.chroot
 END
 jq -n --arg g "$guests" --arg k "$work/ssh_key.pub" '{
-    web_guest_artefacts: $g, kat_guest_artefacts: $g,
+    web_guest_artefacts: $g, kat_guest_artefacts: $g, task_module_artefacts: $g,
     emulated_dom0_artefacts: $g, emulated_dom0_authorized_key: $k
 }' >"$work/vars.json"
 ANSIBLE_CONFIG=$here/ansible.cfg ANSIBLE_LOCAL_TEMP=$work/ansible-tmp ANSIBLE_FORCE_COLOR=0 \

@@ -72,9 +72,13 @@ modules_into "$tree" "$kver" "$out/modules/initrd" virtio_pci virtio_blk virtio_
 modules_into "$tree" "$kver" "$out/modules/dom0" xen-evtchn xen-gntdev xen-gntalloc xen-privcmd \
     xenfs bridge tun xen-netback xen-blkback loop
 
+say "kernel module and known-answer process for faults in tasks"
+"$repo/injector/kmod/build-debian.sh" "$suite" "$kver" "$out/xfi_task.ko"
+"$repo/injector/kat/build-task.sh" "$out/task-kat" >&2
+
 say "web guest"
 web=$work/web
-mkdir -p "$web"/{bin,dev,etc/{apache2,xfi},lib64,proc,run,sys,tmp,usr/{bin,sbin,lib/cgi-bin},var/www,lib/modules}
+mkdir -p "$web"/{bin,dev,etc/{apache2,xfi},lib64,proc,run,sys,tmp,usr/{bin,sbin,lib/{cgi-bin,xfi}},var/www,lib/modules}
 chmod 1777 "$web/tmp"
 install -m 0755 "$here/web/init" "$web/init"
 install -m 0755 "$here/web/sha1" "$web/usr/lib/cgi-bin/sha1"
@@ -94,6 +98,10 @@ for m in mpm_prefork authz_core alias cgi env; do
 done
 closure_into "$tree" "$web" /usr/sbin/apache2 "${apache_modules[@]}"
 modules_into "$tree" "$kver" "$web/lib/modules" xen-netfront
+install -m 0644 "$out/xfi_task.ko" "$web/lib/modules/90-xfi_task.ko"
+install -m 0755 "$out/task-kat" "$web/usr/lib/xfi/task-kat"
+# A throw-away guest made for injection: its agent may put faults in its tasks.
+: >"$web/etc/xfi/allow-injection"
 make_cpio "$web" "$out/web.cpio"
 
 if [[ -x $repo/injector/kat/build.sh ]]; then

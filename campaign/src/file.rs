@@ -239,6 +239,11 @@ impl CampaignFile {
         if f.registers.is_empty() {
             return bad("faults.registers is empty; leave it out for the default".into());
         }
+        if let TriggerKind::Deadline { .. } = f.trigger {
+            return bad(
+                "faults.trigger: a deadline is for single faults; valid: kick, switch".into(),
+            );
+        }
         if f.vcpus.is_empty() {
             return bad("faults.vcpus is empty; leave it out for vCPU 0".into());
         }

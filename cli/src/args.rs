@@ -3,7 +3,7 @@
 
 mod inject;
 
-pub(crate) use inject::{Inject, Locations, Mode, Op, Trigger};
+pub(crate) use inject::{Inject, Locations, Mode, Trigger};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;

@@ -105,7 +105,7 @@ impl Host {
 /// What an agent's refusal means for the exit code.
 pub(crate) fn refusal(code: AgentErrorCode, message: &str) -> anyhow::Error {
     let exit = match code {
-        AgentErrorCode::NoSuchDomain => Exit::NoDomain,
+        AgentErrorCode::NoSuchDomain | AgentErrorCode::NoSuchTask => Exit::NoDomain,
         AgentErrorCode::Busy => Exit::Busy,
         AgentErrorCode::Invalid => Exit::Usage,
         AgentErrorCode::NotAvailable | AgentErrorCode::NotAllowed => Exit::NoHost,

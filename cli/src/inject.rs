@@ -9,7 +9,7 @@ use crate::host::{Host, refusal};
 use crate::output;
 use anyhow::{Result, bail};
 use request::Request;
-pub(crate) use request::open_xen;
+pub(crate) use request::{choose, duration, open_xen};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs the command.
 pub(crate) fn run(args: &Inject) -> Result<()> {
+    if let Some(task) = args.task.selector() {
+        return crate::inject_task::run(args, task);
+    }
     let request = Request::check(args)?;
     let mut host = Host::find().map_err(|e| match &args.domain {
         Some(name) => e.context(format!("cannot look up domain '{name}'")),
@@ -44,7 +47,13 @@ pub(crate) fn run(args: &Inject) -> Result<()> {
     let op = fault.op;
     let location = fault.location.clone();
     let expire = Duration::from_nanos(fault.trigger.expire_ns.unwrap_or(0));
-    let mut record = inject(&mut host, fault, expire)?;
+    let mut record = follow(&mut host, fault, expire, |body| match body {
+        EventBody::Injection { record, .. } => {
+            let fired = record.state == InjectionState::Fired;
+            Some((record, fired))
+        }
+        _ => None,
+    })?;
     symbolise(&symbols, &location, &mut record);
     let view = InjectView::of(&record, op);
     match args.output.output {
@@ -58,7 +67,14 @@ pub(crate) fn run(args: &Inject) -> Result<()> {
     }
 }
 
-fn inject(host: &mut Host, fault: Fault, expire: Duration) -> Result<InjectionRecord> {
+/// Gives the agent the fault and waits for its end, which `end_of` tells from
+/// other events; with the record, whether it fired.
+pub(crate) fn follow<T>(
+    host: &mut Host,
+    fault: Fault,
+    expire: Duration,
+    end_of: impl Fn(EventBody) -> Option<(T, bool)>,
+) -> Result<T> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
@@ -96,20 +112,23 @@ fn inject(host: &mut Host, fault: Fault, expire: Duration) -> Result<InjectionRe
             continue;
         }
         match event.body {
-            EventBody::Injection { record, .. } => ended = Some(record),
             EventBody::Error { code, message } => return Err(refusal(code, &message)),
+            // By the clock of the task's domain, which may be another than ours.
+            EventBody::TaskArmed { moment_in_ns, .. } => {
+                deadline = Instant::now() + Duration::from_nanos(moment_in_ns) + expire + PATIENCE;
+            }
             EventBody::Done => break,
-            _ => {}
+            body => ended = end_of(body).or(ended),
         }
     }
     progress.finish_and_clear();
     match ended {
-        Some(record) if !cancelled || record.state == InjectionState::Fired => Ok(record),
+        Some((record, fired)) if !cancelled || fired => Ok(record),
         _ if cancelled => Err(coded(
             Exit::Interrupted,
             "interrupted; nothing is left armed",
         )),
-        Some(record) => Ok(record),
+        Some((record, _)) => Ok(record),
         None => bail!("the agent ended the run without a word on the injection"),
     }
 }

@@ -6,6 +6,7 @@ mod doctor;
 mod exit;
 mod host;
 mod inject;
+mod inject_task;
 mod locations;
 mod output;
 mod progress;

@@ -64,11 +64,7 @@ fn build() -> Result<()> {
             image,
             image_args,
         ),
-        (
-            "agent (about 1 minute)",
-            "cargo",
-            &["build", "--quiet", "--profile", "agent", "-p", "xfi-agent"],
-        ),
+        ("agents (about 2 minutes)", "scripts/build-agent.sh", &[]),
     ] {
         eprintln!("building the {what}; nothing to do if it is cached");
         let path = tree.join(program);

@@ -34,6 +34,25 @@ pub enum InjectError {
     /// A fault that changes nothing.
     #[error("the mask is 0: a fault needs at least one bit (only a dummy may have none)")]
     EmptyMask,
+    /// A location of another kind.
+    #[error("{0} is no register of a vCPU")]
+    NotOfVcpu(String),
+    /// No task fits.
+    #[error("{0}")]
+    NoSuchTask(String),
+    /// A task, or a register of it, that a fault cannot be put in.
+    #[error("{0}")]
+    TaskRefused(String),
+    /// The kernel module is needed and not there.
+    #[error(
+        "{path}: {source}; the kernel side of a task is reached by the module xfi_task, loaded by          root: insmod xfi_task.ko"
+    )]
+    NoModule {
+        /// Its device.
+        path: &'static str,
+        /// Why it cannot be used.
+        source: std::io::Error,
+    },
     /// A trigger that can never fire.
     #[error("the trigger's {what} is {value}; {valid}")]
     BadTrigger {
@@ -51,9 +70,14 @@ impl InjectError {
     pub fn code(&self) -> AgentErrorCode {
         match self {
             InjectError::Toolstack(e) => error_code(e),
-            InjectError::NotAvailable(_) => AgentErrorCode::NotAvailable,
+            InjectError::NotAvailable(_) | InjectError::NoModule { .. } => {
+                AgentErrorCode::NotAvailable
+            }
+            InjectError::NoSuchTask(_) => AgentErrorCode::NoSuchTask,
             InjectError::BitsNotArmable { .. }
             | InjectError::EmptyMask
+            | InjectError::TaskRefused(_)
+            | InjectError::NotOfVcpu(_)
             | InjectError::BadTrigger { .. } => AgentErrorCode::Invalid,
         }
     }

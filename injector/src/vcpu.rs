@@ -55,11 +55,13 @@ impl Hypervisor for Hypercall {
 /// The domain a vCPU fault is meant for.
 ///
 /// # Errors
-/// [`InjectError::NotAvailable`] for a fault that is in no vCPU's register.
+/// [`InjectError::NotAvailable`] or [`InjectError::NotOfVcpu`] for a fault that
+/// is in no vCPU's register.
 pub fn domain_of(fault: &Fault) -> Result<&str> {
     match &fault.location {
         Location::VcpuRegister { domain, .. } => Ok(domain),
         Location::HypercallRegister { .. } => Err(NO_HYPERCALL_LOCATIONS),
+        other => Err(InjectError::NotOfVcpu(other.to_string())),
     }
 }
 
@@ -91,6 +93,7 @@ fn check_bits(
     let (vcpu, register) = match &fault.location {
         Location::VcpuRegister { vcpu, register, .. } => (vcpu, register),
         Location::HypercallRegister { .. } => return Err(NO_HYPERCALL_LOCATIONS),
+        other => return Err(InjectError::NotOfVcpu(other.to_string())),
     };
     target.check_vcpu(*vcpu)?;
     let valid = armable(target.kind, *register);
@@ -108,10 +111,16 @@ fn check_bits(
     }
     let trigger = &fault.trigger;
     let bad = |what, value, valid| Err(InjectError::BadTrigger { what, value, valid });
-    if trigger.kind == TriggerKind::Address {
-        return Err(InjectError::NotAvailable(
-            "address trigger for a vCPU; valid: kick, switch",
-        ));
+    match trigger.kind {
+        TriggerKind::Address => {
+            return Err(InjectError::NotAvailable(
+                "address trigger for a vCPU; valid: kick, switch",
+            ));
+        }
+        TriggerKind::Deadline { unix_ns } => {
+            return bad("deadline", unix_ns, "for a vCPU: kick or switch");
+        }
+        TriggerKind::Kick | TriggerKind::Switch => {}
     }
     if trigger.nth == 0 {
         return bad("nth", 0, "the first event is 1");

@@ -12,6 +12,9 @@ use xfi_symbols::{SymbolTable, Symbols};
 /// The Xen release whose patched build is booted.
 const XEN_RELEASE: &str = "4.20";
 
+/// The agent for guests, as `make agent` builds it.
+const GUEST_AGENT: &str = "x86_64-unknown-linux-gnu/agent/xfi-agent";
+
 /// The directory with everything that was built: the workspace's `target/`.
 #[derive(Debug, Clone)]
 pub struct Artifacts {
@@ -31,6 +34,8 @@ pub struct BootFiles {
     pub image: PathBuf,
     /// The agent's binary.
     pub agent: PathBuf,
+    /// The agent for guests, static; none where it was not built.
+    pub guest_agent: Option<PathBuf>,
     /// The private key that dom0's sshd accepts.
     pub ssh_key: PathBuf,
 }
@@ -52,6 +57,9 @@ pub struct Digests {
     pub image: String,
     /// The agent.
     pub agent: String,
+    /// The agent for guests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_agent: Option<String>,
 }
 
 impl Artifacts {
@@ -122,6 +130,7 @@ impl Artifacts {
             initrd: image.join("initrd-dom0.cpio"),
             image: image.join("dom0.img"),
             agent: self.agent(),
+            guest_agent: Some(self.root.join(GUEST_AGENT)).filter(|p| p.is_file()),
             ssh_key: image.join("ssh_key"),
         };
         let all = [
@@ -182,6 +191,10 @@ impl Artifacts {
             initrd: cache.sha256(&files.initrd)?,
             image: cache.sha256(&files.image)?,
             agent: cache.sha256(&files.agent)?,
+            guest_agent: match &files.guest_agent {
+                Some(agent) => Some(cache.sha256(agent)?),
+                None => None,
+            },
         };
         cache.save();
         Ok(digests)

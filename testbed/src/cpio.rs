@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 /// One file or directory.
+#[derive(Clone, Copy)]
 pub(crate) struct Member<'a> {
     /// Its path, without a leading slash.
     pub(crate) name: &'a str,

@@ -11,10 +11,11 @@ use xfi_model::{GuestKind, Layout};
 const FORMAT: u32 = 1;
 
 /// Layouts that need no file.
-const BUILT_IN: [(&str, &str); 3] = [
+const BUILT_IN: [(&str, &str); 4] = [
     ("http", include_str!("../../layouts/http.toml")),
     ("kat", include_str!("../../layouts/kat.toml")),
     ("kat-smp", include_str!("../../layouts/kat-smp.toml")),
+    ("task", include_str!("../../layouts/task.toml")),
 ];
 
 /// QEMU's user network (slirp), and what is taken in it.

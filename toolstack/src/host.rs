@@ -16,6 +16,11 @@ pub fn on_xen() -> bool {
     read("type").as_deref() == Some("xen")
 }
 
+/// Whether this is the control domain.
+pub fn is_dom0() -> bool {
+    fs::read_to_string("/proc/xen/capabilities").is_ok_and(|c| c.contains("control_d"))
+}
+
 /// The running Xen's release, such as `4.20`.
 pub fn xen_release() -> Option<String> {
     Some(format!(

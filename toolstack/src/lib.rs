@@ -6,6 +6,7 @@
 //! - [`Libvirt`] (feature `libvirt`): start and destroy guests.
 //! - [`XenControl`]: Xen's console ring and the machine's size.
 //! - [`guest_console`]: what xenconsoled logged of a guest.
+//! - [`Mailbox`]: a byte stream between dom0 and a guest's agent.
 //! - [`host`]: versions and the build id.
 //!
 //! Every library of Xen is loaded at run time. On a machine without Xen the
@@ -19,6 +20,7 @@ pub mod host;
 mod hypercall;
 #[cfg(feature = "libvirt")]
 mod libvirt;
+mod mailbox;
 mod record;
 mod xenctl;
 mod xenstore;
@@ -29,5 +31,6 @@ pub use error::{Error, Result};
 pub use hypercall::{ArmRequest, Hypercall, HypervisorInfo, RegisterMasks, Snapshot};
 #[cfg(feature = "libvirt")]
 pub use libvirt::{Libvirt, StartOutcome};
+pub use mailbox::Mailbox;
 pub use xenctl::{MachineInfo, XenControl, XenDomain};
 pub use xenstore::XenStore;

@@ -60,6 +60,8 @@ pub(crate) fn arm_argument(request: &ArmRequest) -> abi::xfi_arm {
             BitOp::Clear => abi::XFI_MASK_CLEAR,
         },
         trigger: match request.trigger {
+            // Refused before it comes here; a number Xen does not know.
+            TriggerKind::Deadline { .. } => u32::MAX,
             TriggerKind::Kick => abi::XFI_TRIGGER_KICK,
             TriggerKind::Switch => abi::XFI_TRIGGER_SWITCH,
             // No trigger of a vCPU: Xen refuses it.

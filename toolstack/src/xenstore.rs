@@ -1,8 +1,9 @@
-//! Reading names from XenStore, by its wire protocol (`io/xs_wire.h`).
+//! XenStore, by its wire protocol (`io/xs_wire.h`).
 
 use crate::{Error, Result};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use xfi_model::DomId;
@@ -12,13 +13,19 @@ use xfi_model::DomId;
 const SOCKET: &str = "/run/xenstored/socket";
 const DEVICE: &str = "/dev/xen/xenbus";
 
+const XS_DIRECTORY: u32 = 1;
 const XS_READ: u32 = 2;
+const XS_WATCH: u32 = 4;
+const XS_WRITE: u32 = 11;
+const XS_MKDIR: u32 = 12;
+const XS_RM: u32 = 13;
+const XS_WATCH_EVENT: u32 = 15;
 const XS_ERROR: u32 = 16;
 /// `XENSTORE_PAYLOAD_MAX`.
 const PAYLOAD_MAX: u32 = 4096;
 const PATIENCE: Duration = Duration::from_secs(2);
 
-trait Stream: Read + Write + Send {}
+pub(crate) trait Stream: Read + Write + Send + AsFd {}
 impl Stream for UnixStream {}
 impl Stream for File {}
 
@@ -26,6 +33,8 @@ impl Stream for File {}
 pub struct XenStore {
     stream: Box<dyn Stream>,
     next_request: u32,
+    /// A watch fired while an answer was waited for.
+    fired: bool,
 }
 
 impl std::fmt::Debug for XenStore {
@@ -48,6 +57,14 @@ impl XenStore {
                 return Ok(Self::over(socket));
             }
         }
+        Self::open_device()
+    }
+
+    /// Connects by the kernel's device, as a guest does.
+    ///
+    /// # Errors
+    /// [`Error::NotAvailable`] when there is no store here.
+    pub fn open_device() -> Result<Self> {
         match OpenOptions::new().read(true).write(true).open(DEVICE) {
             Ok(device) => Ok(Self::over(device)),
             Err(e) => Err(Error::NotAvailable(format!(
@@ -56,10 +73,16 @@ impl XenStore {
         }
     }
 
-    fn over(stream: impl Stream + 'static) -> Self {
+    /// To wait for a watch to fire.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    pub(crate) fn over(stream: impl Stream + 'static) -> Self {
         XenStore {
             stream: Box::new(stream),
             next_request: 1,
+            fired: false,
         }
     }
 
@@ -69,10 +92,11 @@ impl XenStore {
     /// When the store cannot be reached or does not answer in time; the
     /// connection is then of no further use.
     pub fn read(&mut self, path: &str) -> Result<Option<String>> {
-        self.transact(path).map_err(|source| Error::XenStore {
-            what: format!("reading {path}"),
-            source,
-        })
+        self.transact(XS_READ, path, None)
+            .map_err(|source| Error::XenStore {
+                what: format!("reading {path}"),
+                source,
+            })
     }
 
     /// A domain's name.
@@ -83,46 +107,143 @@ impl XenStore {
         self.read(&format!("/local/domain/{domid}/name"))
     }
 
-    fn transact(&mut self, path: &str) -> io::Result<Option<String>> {
-        if path.len() >= PAYLOAD_MAX as usize || path.contains('\0') {
+    /// The names under `path`; none when there is no such node.
+    ///
+    /// # Errors
+    /// As for [`XenStore::read`].
+    pub fn list(&mut self, path: &str) -> Result<Vec<String>> {
+        let names = self
+            .transact(XS_DIRECTORY, path, None)
+            .map_err(|source| Error::XenStore {
+                what: format!("listing {path}"),
+                source,
+            })?;
+        let names = names.as_deref().unwrap_or_default();
+        let names = names.split('\0').filter(|n| !n.is_empty());
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    /// Writes a value, making the node if need be.
+    ///
+    /// # Errors
+    /// As for [`XenStore::read`], and what the store refused.
+    pub fn write(&mut self, path: &str, value: &str) -> Result<()> {
+        self.change(XS_WRITE, "writing", path, Some(value))
+    }
+
+    /// Makes an empty node, unless it is there.
+    ///
+    /// # Errors
+    /// As for [`XenStore::write`].
+    pub fn make(&mut self, path: &str) -> Result<()> {
+        self.change(XS_MKDIR, "making", path, None)
+    }
+
+    /// Removes a node and all under it, if it is there.
+    ///
+    /// # Errors
+    /// As for [`XenStore::write`].
+    pub fn remove(&mut self, path: &str) -> Result<()> {
+        self.change(XS_RM, "removing", path, None)
+    }
+
+    /// Makes [`XenStore::fd`] readable whenever something under `path` changes,
+    /// and once now.
+    ///
+    /// # Errors
+    /// As for [`XenStore::write`].
+    pub fn watch(&mut self, path: &str) -> Result<()> {
+        self.change(XS_WATCH, "watching", path, Some("xfi\0"))
+    }
+
+    fn change(&mut self, kind: u32, doing: &str, path: &str, value: Option<&str>) -> Result<()> {
+        self.transact(kind, path, value)
+            .map(drop)
+            .map_err(|source| Error::XenStore {
+                what: format!("{doing} {path}"),
+                source,
+            })
+    }
+
+    /// Whether a watch fired while an answer was waited for: [`XenStore::fd`] no
+    /// longer tells.
+    pub fn has_fired(&self) -> bool {
+        self.fired
+    }
+
+    /// Takes one message that no request asked for: a watch that fired. Waits
+    /// for one if need be.
+    ///
+    /// # Errors
+    /// As for [`XenStore::read`].
+    pub fn take_event(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.fired) {
+            return Ok(());
+        }
+        self.message().map(drop).map_err(|source| Error::XenStore {
+            what: "reading an event".to_owned(),
+            source,
+        })
+    }
+
+    /// One message: its kind, the request it answers, its payload.
+    fn message(&mut self) -> io::Result<(u32, u32, Vec<u8>)> {
+        let mut header = [0u8; 16];
+        self.stream.read_exact(&mut header)?;
+        let word = |i: usize| {
+            let mut bytes = [0; 4];
+            bytes.copy_from_slice(&header[4 * i..4 * i + 4]);
+            u32::from_ne_bytes(bytes)
+        };
+        let (kind, answers, len) = (word(0), word(1), word(3));
+        if len > PAYLOAD_MAX {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("an answer of {len} bytes"),
+            ));
+        }
+        let mut payload = vec![0u8; len as usize];
+        self.stream.read_exact(&mut payload)?;
+        Ok((kind, answers, payload))
+    }
+
+    fn transact(
+        &mut self,
+        kind: u32,
+        path: &str,
+        value: Option<&str>,
+    ) -> io::Result<Option<String>> {
+        let value = value.unwrap_or_default().as_bytes();
+        if path.len() + 1 + value.len() > PAYLOAD_MAX as usize || path.contains('\0') {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let id = self.next_request;
         self.next_request = id.wrapping_add(1);
-        let mut message = Vec::with_capacity(16 + path.len() + 1);
-        for word in [XS_READ, id, 0, path.len() as u32 + 1] {
+        let len = path.len() + 1 + value.len();
+        let mut message = Vec::with_capacity(16 + len);
+        for word in [kind, id, 0, len as u32] {
             message.extend_from_slice(&word.to_ne_bytes());
         }
         message.extend_from_slice(path.as_bytes());
         message.push(0);
+        message.extend_from_slice(value);
         self.stream.write_all(&message)?;
         self.stream.flush()?;
-        // Answers to requests that were given up on earlier are passed over.
+        // Answers to requests that were given up on earlier, and watches that
+        // fired, are passed over.
         for _ in 0..64 {
-            let mut header = [0u8; 16];
-            self.stream.read_exact(&mut header)?;
-            let word = |i: usize| {
-                let mut bytes = [0; 4];
-                bytes.copy_from_slice(&header[4 * i..4 * i + 4]);
-                u32::from_ne_bytes(bytes)
-            };
-            let (kind, answers, len) = (word(0), word(1), word(3));
-            if len > PAYLOAD_MAX {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("an answer of {len} bytes"),
-                ));
+            let (answer, answers, payload) = self.message()?;
+            if answer == XS_WATCH_EVENT {
+                self.fired = true;
+                continue;
             }
-            let mut payload = vec![0u8; len as usize];
-            self.stream.read_exact(&mut payload)?;
             if answers != id {
                 continue;
             }
-            let text = String::from_utf8_lossy(&payload)
-                .trim_end_matches('\0')
-                .to_owned();
-            return match kind {
-                XS_READ => Ok(Some(text)),
+            let text = String::from_utf8_lossy(&payload);
+            let text = text.trim_end_matches('\0').to_owned();
+            return match answer {
+                answer if answer == kind => Ok(Some(text)),
                 XS_ERROR if text == "ENOENT" => Ok(None),
                 XS_ERROR => Err(io::Error::other(text)),
                 other => Err(io::Error::new(
@@ -172,6 +293,24 @@ mod tests {
         assert_eq!(store.read("/x").unwrap(), None);
         let mut store = answering(vec![(XS_ERROR, 1, b"EACCES\0")]);
         assert!(store.read("/x").unwrap_err().to_string().contains("EACCES"));
+    }
+
+    #[test]
+    fn a_listing_is_split_and_a_watch_that_fires_is_no_answer() {
+        let mut store = answering(vec![
+            (XS_WATCH_EVENT, 0, b"data/xfi\0xfi\0"),
+            (XS_DIRECTORY, 1, b"10\09\0"),
+        ]);
+        assert!(!store.has_fired());
+        assert_eq!(store.list("data/xfi").unwrap(), ["10", "9"]);
+        assert!(store.has_fired());
+        store.take_event().unwrap();
+        assert!(!store.has_fired());
+        let mut store = answering(vec![(XS_ERROR, 1, b"ENOENT\0")]);
+        assert_eq!(store.list("data/xfi").unwrap(), [""; 0]);
+        let mut store = answering(vec![(XS_ERROR, 1, b"EQUOTA\0")]);
+        let e = store.write("data/xfi", "x").unwrap_err().to_string();
+        assert!(e.contains("EQUOTA") && e.contains("data/xfi"), "{e}");
     }
 
     #[test]

@@ -162,6 +162,12 @@ fn wrong_flip(fault: &Fault, injection: &InjectionRecord, dummy: bool) -> Option
             }
             register
         }
+        Location::Task { .. } | Location::TaskKill { .. } => {
+            return Some(format!(
+                "the injection was in a vCPU, the plan asks for {}",
+                fault.location
+            ));
+        }
     };
     let flip = injection.flip.as_ref()?;
     let before = flip.before.get(register)?.0;

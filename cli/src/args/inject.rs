@@ -1,11 +1,12 @@
 //! Arguments of `xfi inject` and `xfi locations`.
 
 use super::OutputArgs;
+use crate::inject_task::TaskArgs;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
-/// Flip bits of a register: of a guest's vCPU as Xen switches it in, or of Xen
-/// itself at an instruction of a hypercall's handler.
+/// Flip bits of a register: of a guest's vCPU as Xen switches it in, of Xen
+/// itself at an instruction of a hypercall's handler, or of a Linux task.
 ///
 /// In dom0 of a Xen host this acts on that host; elsewhere on the testbed that
 /// is up.
@@ -25,18 +26,21 @@ Examples:
   inside Xen: rbx at instruction 5 of what handles iret, in web1's third call
     xfi locations iret
     xfi inject --hypercall iret --at 5 --reg rbx --bit 21 --domain web1 --nth 3
+  in a Linux task: of a guest, or of dom0
+    xfi inject --domain web1 --role apache --reg xmm3 --bit 100
+    xfi inject --domain Domain-0 --kthread xenwatch --reg r12 --bit 40 --after 2s
   for scripts
     xfi inject --reg rax --bit 0 --output json | jq .changed")]
 pub(crate) struct Inject {
     /// The register: rax rbx rcx rdx rsi rdi rbp rsp r8-r15 rip rflags cs ss ds es fs gs;
     /// with --hypercall up to rip.
-    #[arg(long, value_name = "REG")]
-    pub(crate) reg: String,
+    #[arg(long, value_name = "REG", required_unless_present = "kill")]
+    pub(crate) reg: Option<String>,
     /// The bit, from 0.
     #[arg(long, value_name = "BIT", conflicts_with = "mask")]
     pub(crate) bit: Option<String>,
     /// Several bits at once, such as 0x3 for bits 0 and 1, instead of --bit.
-    #[arg(long, value_name = "MASK", required_unless_present = "bit")]
+    #[arg(long, value_name = "MASK", required_unless_present_any = ["bit", "kill"])]
     pub(crate) mask: Option<String>,
     /// What is done to the bits.
     #[arg(long, value_enum, default_value = "flip", value_name = "OP")]
@@ -77,6 +81,8 @@ pub(crate) struct Inject {
     #[arg(long, value_name = "LOCATION", requires = "hypercall")]
     pub(crate) at: Option<String>,
     #[command(flatten)]
+    pub(crate) task: TaskArgs,
+    #[command(flatten)]
     pub(crate) symbols: SymbolArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
@@ -101,6 +107,16 @@ pub(crate) enum Op {
     Set,
     /// Clear them: stuck at zero.
     Clear,
+}
+
+impl From<Op> for xfi_model::BitOp {
+    fn from(op: Op) -> Self {
+        match op {
+            Op::Flip => xfi_model::BitOp::Flip,
+            Op::Set => xfi_model::BitOp::Set,
+            Op::Clear => xfi_model::BitOp::Clear,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

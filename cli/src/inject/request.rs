@@ -1,7 +1,7 @@
 //! From arguments to a fault: each mistake is told in one line that names the
 //! value and the valid ones, as early as it can be known.
 
-use crate::args::{Inject, Mode, Op, Trigger};
+use crate::args::{Inject, Mode, Trigger};
 use crate::exit::{Exit, coded};
 use crate::host::guests;
 use anyhow::Result;
@@ -50,7 +50,12 @@ fn usage(message: impl std::fmt::Display) -> anyhow::Error {
 impl<'a> Request<'a> {
     /// Checks what needs no host.
     pub(super) fn check(args: &'a Inject) -> Result<Request<'a>> {
-        let register: Register = args.reg.parse().map_err(|e| usage(format!("--reg: {e}")))?;
+        let register: Register = args
+            .reg
+            .as_deref()
+            .unwrap_or_default()
+            .parse()
+            .map_err(|e| usage(format!("--reg: {e}")))?;
         let place = place(args, register)?;
         let (bit, mask) = bits(args, register)?;
         let rip: Option<RipExpr> = args
@@ -83,11 +88,7 @@ impl<'a> Request<'a> {
             register,
             bit,
             mask,
-            op: match args.op {
-                Op::Flip => BitOp::Flip,
-                Op::Set => BitOp::Set,
-                Op::Clear => BitOp::Clear,
-            },
+            op: args.op.into(),
             rip,
             mode: args.mode.map(|m| match m {
                 Mode::User => ModeFilter::User,
@@ -302,7 +303,8 @@ fn bits(args: &Inject, register: Register) -> Result<(Option<u32>, u64)> {
     Ok((Some(bit), 1 << bit))
 }
 
-fn duration(name: &str, text: &str) -> Result<Duration> {
+/// A duration as typed.
+pub(crate) fn duration(name: &str, text: &str) -> Result<Duration> {
     let duration = humantime::parse_duration(text).map_err(|_| {
         usage(format!(
             "{name}: '{text}' is not a duration; valid: 500ms, 2s, 1m"
@@ -364,7 +366,7 @@ fn locate(hypercall: Hypercall, elf: &Elf, at: &At) -> Result<(Hex64, String)> {
 }
 
 /// The named domain, else the layout's default target, else the only guest.
-fn choose<'d>(
+pub(crate) fn choose<'d>(
     named: Option<&str>,
     option: &str,
     default: Option<&str>,
@@ -382,7 +384,10 @@ fn choose<'d>(
         if name == "Domain-0" {
             return Err(coded(
                 Exit::NoDomain,
-                format!("{option}: 'Domain-0' is the PVM, not a guest; valid: {list}"),
+                format!(
+                    "{option}: 'Domain-0' is the PVM, not a guest; valid: {list}; of dom0 name a \
+                     task: --process, --kthread or --role"
+                ),
             ));
         }
         return by_name(name).ok_or_else(|| {

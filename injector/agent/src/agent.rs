@@ -1,5 +1,7 @@
 //! Requests in, events out, and the run under way.
 
+mod tasks;
+
 use crate::channel::{Channel, Got};
 use crate::host::{Host, Refusal};
 use crate::lines::{Line, Lines};
@@ -32,6 +34,7 @@ struct Run {
     seq: u64,
     poll: Duration,
     injection: Option<Armed<Hypercall>>,
+    task: Option<tasks::TaskRun>,
     next_poll: Instant,
     /// How long to observe after the flip; none ends the run with it.
     observe: Option<Duration>,
@@ -327,6 +330,9 @@ impl Agent {
     }
 
     fn start_run(&mut self, seq: u64, run: AgentRun) -> Handled {
+        if run.fault.as_ref().is_some_and(tasks::in_task) {
+            return self.start_task_run(seq, run);
+        }
         let mut injection = None;
         if let Some(fault) = &run.fault {
             let hypercall = self.host.hypercall()?;
@@ -361,6 +367,7 @@ impl Agent {
             seq,
             poll,
             injection,
+            task: None,
             next_poll: start + first.max(Duration::from_millis(1)),
             observe,
             end,
@@ -397,6 +404,11 @@ impl Agent {
                 }
                 Err(e) => return self.refuse(run.seq, e.into()),
             }
+        }
+        if let Some(task) = run.task.take()
+            && !self.tick_task(&mut run, task)
+        {
+            return;
         }
         if run.end.is_some_and(|end| end <= now) {
             if run.final_checks {
@@ -448,6 +460,9 @@ impl Agent {
                 Err(e) => return self.refuse(run.seq, e.into()),
             }
         }
+        if let Some(task) = run.task.take() {
+            self.cancel_task(run.seq, task);
+        }
         self.emit(run.seq, EventBody::Done);
     }
 
@@ -474,8 +489,8 @@ impl Agent {
 impl Run {
     /// When it next needs attention.
     fn wakes(&self) -> Instant {
-        match (&self.injection, self.end) {
-            (None, Some(end)) => end,
+        match (self.injection.is_some() || self.task.is_some(), self.end) {
+            (false, Some(end)) => end,
             _ => self.next_poll,
         }
     }

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use xfi_toolstack::Mailbox;
 
 /// While nobody listens at the port's other end it reports so all the time:
 /// look again this much later.
@@ -43,6 +44,8 @@ pub(crate) struct Channel {
 #[derive(Debug)]
 enum Kind {
     Stdio,
+    /// In a guest: dom0 writes and reads the store.
+    Store(Box<Mailbox>),
     Device {
         path: PathBuf,
         file: Option<File>,
@@ -55,6 +58,12 @@ enum Kind {
 impl Channel {
     pub(crate) fn stdio() -> Self {
         Channel { kind: Kind::Stdio }
+    }
+
+    pub(crate) fn store() -> xfi_toolstack::Result<Self> {
+        Ok(Channel {
+            kind: Kind::Store(Box::new(Mailbox::in_guest()?)),
+        })
     }
 
     pub(crate) fn device(path: PathBuf) -> Self {
@@ -101,6 +110,9 @@ impl Channel {
         until: Option<Instant>,
     ) -> io::Result<bool> {
         self.open();
+        if matches!(&self.kind, Kind::Store(mailbox) if mailbox.has_come()) {
+            return Ok(true);
+        }
         let mut until = until;
         let quiet = match &self.kind {
             Kind::Device {
@@ -125,6 +137,7 @@ impl Channel {
         let input = match &self.kind {
             _ if quiet.is_some() => None,
             Kind::Stdio => Some(stdin.as_fd()),
+            Kind::Store(mailbox) => Some(mailbox.fd()),
             Kind::Device { file, .. } => file.as_ref().map(File::as_fd),
         };
         let mut fds = vec![PollFd::new(wake, PollFlags::POLLIN)];
@@ -148,8 +161,19 @@ impl Channel {
     }
 
     /// Reads what there is, without waiting.
-    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Got> {
+    pub(crate) fn read(&mut self, buffer: &mut Vec<u8>) -> io::Result<Got> {
         match &mut self.kind {
+            Kind::Store(mailbox) => {
+                mailbox.take_event().map_err(io::Error::other)?;
+                let bytes = mailbox.receive().map_err(io::Error::other)?;
+                if bytes.is_empty() {
+                    return Ok(Got::Nothing);
+                }
+                let n = bytes.len();
+                buffer.resize(n.max(buffer.len()), 0);
+                buffer[..n].copy_from_slice(&bytes);
+                Ok(Got::Bytes(n))
+            }
             Kind::Stdio => match io::stdin().lock().read(buffer) {
                 Ok(0) => Ok(Got::Ended),
                 Ok(n) => Ok(Got::Bytes(n)),
@@ -198,6 +222,13 @@ impl Channel {
                 let mut out = io::stdout().lock();
                 out.write_all(line)?;
                 out.flush()
+            }
+            Kind::Store(mailbox) => {
+                // dom0 that takes nothing has lost interest.
+                if let Err(e) = mailbox.send(&String::from_utf8_lossy(line)) {
+                    eprintln!("xfi-agent: an event is lost: {e}");
+                }
+                Ok(())
             }
             Kind::Device { file, .. } => {
                 if let Some(open) = file {

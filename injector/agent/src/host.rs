@@ -186,8 +186,18 @@ impl Host {
     /// Defines and starts a guest; says in words what was done.
     #[cfg(feature = "dom0")]
     pub(crate) fn start(&mut self, guest: &xfi_model::GuestLayout) -> Result<(bool, String)> {
+        use crate::ramdisk::Ramdisk;
         use xfi_toolstack::StartOutcome;
-        Ok(match self.libvirt.start(guest)? {
+        let ramdisk =
+            Ramdisk::with_agent(&guest.name, &guest.ramdisk).map_err(|e| Error::BadGuest {
+                name: guest.name.clone(),
+                why: format!("its ramdisk {}: {e}", guest.ramdisk),
+            })?;
+        let mut booted = guest.clone();
+        if let Some(ramdisk) = &ramdisk {
+            booted.ramdisk = ramdisk.path();
+        }
+        Ok(match self.libvirt.start(&booted)? {
             StartOutcome::Started(id) => (true, format!("{} started, domain {id}", guest.name)),
             StartOutcome::WasRunning(id) => (
                 false,

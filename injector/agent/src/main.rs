@@ -9,15 +9,18 @@ mod agent;
 mod channel;
 mod host;
 mod lines;
+#[cfg(feature = "dom0")]
+mod ramdisk;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-usage: xfi-agent --device PATH | --stdio
+usage: xfi-agent --device PATH | --stdio | --xenstore
 
   --device PATH   serve on a character device (a virtio-serial port), for ever
   --stdio         serve on the standard streams, until the input ends
+  --xenstore      serve dom0's agent, in a guest, for ever
   --version       print the version
 
 Arms faults only on a host that has opted in: touch /etc/xfi/allow-injection.
@@ -31,6 +34,13 @@ fn main() -> ExitCode {
         .collect();
     let channel = match words.as_slice() {
         ["--device", _] => channel::Channel::device(PathBuf::from(&args[1])),
+        ["--xenstore"] => match channel::Channel::store() {
+            Ok(channel) => channel,
+            Err(e) => {
+                eprintln!("xfi-agent: {e}");
+                return ExitCode::FAILURE;
+            }
+        },
         ["--stdio"] => channel::Channel::stdio(),
         ["--version"] => {
             println!(

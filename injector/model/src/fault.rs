@@ -1,6 +1,6 @@
 //! What to flip, and when.
 
-use crate::{FaultError, Hex64, Register, VcpuId};
+use crate::{FaultError, Hex64, Register, TaskRegister, TaskSelector, VcpuId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -59,22 +59,44 @@ pub enum Location {
         /// The register; one of [`Register::IN_HYPERCALLS`].
         register: Register,
     },
+    /// A register of a Linux task, changed by the agent in the task's own
+    /// domain (thesis §3.2.2.1, §4.1.4).
+    Task {
+        /// The domain's name; [`crate::DOM0_NAME`] is dom0.
+        domain: String,
+        /// The task.
+        task: TaskSelector,
+        /// The register.
+        register: TaskRegister,
+        /// The 64-bit word of it that the mask is meant for.
+        word: u32,
+    },
+    /// A user process that is killed: the crash fault.
+    TaskKill {
+        /// The domain's name.
+        domain: String,
+        /// The task.
+        task: TaskSelector,
+    },
 }
 
 impl Location {
     /// The domain the fault is meant for, when it is meant for one.
     pub fn domain(&self) -> Option<&str> {
         match self {
-            Location::VcpuRegister { domain, .. } => Some(domain),
+            Location::VcpuRegister { domain, .. }
+            | Location::Task { domain, .. }
+            | Location::TaskKill { domain, .. } => Some(domain),
             Location::HypercallRegister { domain, .. } => domain.as_deref(),
         }
     }
 
-    /// The vCPU register, when it is one.
+    /// The register that Xen changes, when it is one.
     pub fn register(&self) -> Option<Register> {
         match self {
             Location::VcpuRegister { register, .. }
             | Location::HypercallRegister { register, .. } => Some(*register),
+            Location::Task { .. } | Location::TaskKill { .. } => None,
         }
     }
 }
@@ -103,6 +125,13 @@ impl fmt::Display for Location {
                     .as_ref()
                     .map_or(Ok(()), |d| write!(f, " in calls by {d}"))
             }
+            Location::Task {
+                domain,
+                task,
+                register,
+                ..
+            } => write!(f, "{domain} {register} of {task}"),
+            Location::TaskKill { domain, task } => write!(f, "{domain} {task}"),
         }
     }
 }
@@ -143,6 +172,13 @@ pub enum TriggerKind {
     /// The instruction at the location's address is about to run
     /// ([`Location::HypercallRegister`] alone).
     Address,
+    /// At this time of the domain's own `CLOCK_REALTIME`, nanoseconds since
+    /// 1970, or at once when it is past; faults in tasks only. An expiry counts
+    /// from then on.
+    Deadline {
+        /// The moment.
+        unix_ns: u64,
+    },
 }
 
 /// Which privilege level the vCPU must be in.

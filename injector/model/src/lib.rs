@@ -20,6 +20,7 @@ mod plan;
 mod protocol;
 mod register;
 mod run;
+mod task;
 
 pub use fault::*;
 pub use ids::*;
@@ -34,3 +35,4 @@ pub use plan::*;
 pub use protocol::*;
 pub use register::*;
 pub use run::*;
+pub use task::*;

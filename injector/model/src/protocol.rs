@@ -5,7 +5,10 @@
 //! The agent is given a whole run before it starts and streams events; while
 //! it runs nothing is asked of it but [`Command::Cancel`].
 
-use crate::{DomId, DomainInfo, Fault, GuestLayout, InjectionId, InjectionRecord, IntegrityResult};
+use crate::{
+    DomId, DomainInfo, Fault, GuestLayout, InjectionId, InjectionRecord, IntegrityResult,
+    TaskIdentity, TaskRecord,
+};
 use serde::{Deserialize, Serialize};
 
 /// The protocol's version. An agent of another version is refused.
@@ -133,6 +136,18 @@ pub enum EventBody {
         /// Xen's clock.
         age_ns: u64,
     },
+    /// A fault in a task is armed.
+    TaskArmed {
+        /// The task.
+        task: TaskIdentity,
+        /// From arming to the moment, nanoseconds, by the task's own clocks.
+        moment_in_ns: u64,
+    },
+    /// A fault in a task ended.
+    TaskInjection {
+        /// What became of it.
+        record: Box<TaskRecord>,
+    },
     /// Answer to `Status`.
     Injections {
         /// Armed ones and those finished ones still remembered.
@@ -177,6 +192,8 @@ pub enum EventBody {
 pub enum AgentErrorCode {
     /// No such domain or vCPU; the message lists those there are.
     NoSuchDomain,
+    /// No such task, or no such role; the message lists those there are.
+    NoSuchTask,
     /// Something is armed there already.
     Busy,
     /// The argument was refused.

@@ -64,7 +64,7 @@ pub(crate) fn make(job: &Job<'_>, progress: &mut ProgressFn<'_>) -> Result<(), T
     let dir = work.path();
     link(&files.xen, &dir.join(command::XEN))?;
     link(&files.kernel, &dir.join(command::KERNEL))?;
-    write_initrd(&files.initrd, &files.agent, &dir.join(command::INITRD))?;
+    write_initrd(files, &dir.join(command::INITRD))?;
     let disk = snapshot_dir.join(command::DISK);
     create_overlay(&files.image, "raw", &disk)?;
     link(&disk, &dir.join(command::DISK))?;
@@ -315,31 +315,51 @@ pub(crate) fn link(target: &Path, link: &Path) -> Result<(), TestbedError> {
     std::os::unix::fs::symlink(&target, link).context("creating", link)
 }
 
-/// dom0's initramfs, with the agent in a second archive behind it.
-fn write_initrd(initrd: &Path, agent: &Path, to: &Path) -> Result<(), TestbedError> {
-    let base = std::fs::read(initrd).context("reading", initrd)?;
-    let agent = std::fs::read(agent).context("reading", agent)?;
+/// dom0's initramfs, with the agent in a second archive behind it; and in that,
+/// as an archive of its own, the agent that dom0 gives its guests.
+fn write_initrd(files: &BootFiles, to: &Path) -> Result<(), TestbedError> {
+    let base = std::fs::read(&files.initrd).context("reading", &files.initrd)?;
+    let agent = std::fs::read(&files.agent).context("reading", &files.agent)?;
+    let guest_agent = match &files.guest_agent {
+        Some(path) => Some(std::fs::read(path).context("reading", path)?),
+        None => None,
+    };
     let write = || {
+        let mut for_guests = Vec::new();
+        if let Some(agent) = &guest_agent {
+            cpio::write(&mut for_guests, &agent_in_xfi(agent))?;
+        }
+        let mut members = agent_in_xfi(&agent).to_vec();
+        if guest_agent.is_some() {
+            members.push(cpio::Member {
+                name: "xfi/guest-agent.cpio",
+                mode: 0o100_644,
+                data: &for_guests,
+            });
+        }
         let mut out = std::io::BufWriter::new(File::create(to)?);
         out.write_all(&base)?;
         // The kernel looks for the next archive on a multiple of four.
         cpio::pad(&mut out, base.len(), 512)?;
-        let members = [
-            cpio::Member {
-                name: "xfi",
-                mode: 0o040_755,
-                data: &[],
-            },
-            cpio::Member {
-                name: "xfi/xfi-agent",
-                mode: 0o100_755,
-                data: &agent,
-            },
-        ];
         cpio::write(&mut out, &members)?;
         out.flush()
     };
     write().context("writing", to)
+}
+
+fn agent_in_xfi(agent: &[u8]) -> [cpio::Member<'_>; 2] {
+    [
+        cpio::Member {
+            name: "xfi",
+            mode: 0o040_755,
+            data: &[],
+        },
+        cpio::Member {
+            name: "xfi/xfi-agent",
+            mode: 0o100_755,
+            data: agent,
+        },
+    ]
 }
 
 fn create_overlay(backing: &Path, format: &str, overlay: &Path) -> Result<(), TestbedError> {

@@ -348,6 +348,7 @@ mod tests {
             initrd: d(),
             image: d(),
             agent: d(),
+            guest_agent: None,
         }
     }
 

@@ -1,0 +1,288 @@
+//! Runs with a fault in a task: here, or in a guest by its own agent.
+
+use super::{Agent, Handled, Run};
+use crate::host::{Host, Refusal};
+use crate::lines::{Line, Lines};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+use xfi_injector::task::ArmedTask;
+use xfi_model::{
+    AgentErrorCode, AgentRun, Command, DOM0_NAME, DomId, Event, EventBody, Fault, InjectionState,
+    Location, Request, TaskIdentity, TaskRecord,
+};
+use xfi_toolstack::{Mailbox, host};
+
+/// How much later than its expiry a guest's agent may tell of an end.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How late a guest's agent may tell that it armed.
+const ARMING: Duration = Duration::from_secs(25);
+
+/// A fault in a task, under way.
+#[derive(Debug)]
+pub(super) enum TaskRun {
+    /// In this system.
+    Here(ArmedTask),
+    /// In a guest.
+    There(Box<Relay>),
+}
+
+/// A request that a guest's agent was given.
+#[derive(Debug)]
+pub(super) struct Relay {
+    domain: String,
+    domid: DomId,
+    seq: u64,
+    mailbox: Mailbox,
+    lines: Lines,
+    heard: VecDeque<EventBody>,
+    /// Before that there is nothing to hear once it is armed.
+    moment: Instant,
+    armed: bool,
+    /// From arming or, after a moment by the clock, from then on.
+    expire: Option<Duration>,
+    ended: bool,
+    give_up: Option<Instant>,
+}
+
+/// What polling gave.
+enum News {
+    Nothing,
+    Armed(Box<TaskIdentity>, u64),
+    Ended(Box<TaskRecord>),
+}
+
+/// Whether the fault is in a task.
+pub(super) fn in_task(fault: &Fault) -> bool {
+    matches!(
+        fault.location,
+        Location::Task { .. } | Location::TaskKill { .. }
+    )
+}
+
+impl Agent {
+    pub(super) fn start_task_run(&mut self, seq: u64, run: AgentRun) -> Handled {
+        let Some(fault) = &run.fault else {
+            return Ok(());
+        };
+        Host::check_opted_in("injecting faults")?;
+        let domain = fault.location.domain().unwrap_or(DOM0_NAME);
+        let now = Instant::now();
+        let mut next_poll = now;
+        let task = if host::is_dom0() && domain != DOM0_NAME {
+            TaskRun::There(Box::new(self.relay(seq, domain, &run)?))
+        } else {
+            if run.final_checks {
+                self.before_run();
+            }
+            let armed = ArmedTask::arm(fault, run.dummy)?;
+            let task = armed.identity().clone();
+            next_poll = now + armed.moment_in();
+            let moment_in_ns = nanos(armed.moment_in());
+            self.emit(seq, EventBody::TaskArmed { task, moment_in_ns });
+            TaskRun::Here(armed)
+        };
+        self.run = Some(Run {
+            seq,
+            poll: Duration::from_millis(u64::from(run.poll_ms.max(1))),
+            injection: None,
+            task: Some(task),
+            next_poll,
+            observe: run.observe_ms.map(Duration::from_millis),
+            end: None,
+            final_checks: run.final_checks,
+        });
+        Ok(())
+    }
+
+    fn relay(&mut self, seq: u64, domain: &str, run: &AgentRun) -> Result<Relay, Refusal> {
+        let target = self.host.target(domain)?;
+        let mailbox = Mailbox::to_guest(target.domid, domain)?;
+        if run.final_checks {
+            self.before_run();
+        }
+        let trigger = run.fault.as_ref().map(|f| &f.trigger);
+        let now = Instant::now();
+        let expire = trigger.and_then(|t| t.expire_ns).map(Duration::from_nanos);
+        let mut relay = Relay {
+            domain: domain.to_owned(),
+            domid: target.domid,
+            seq,
+            mailbox,
+            lines: Lines::default(),
+            heard: VecDeque::new(),
+            moment: now,
+            armed: false,
+            expire,
+            ended: false,
+            give_up: Some(now + ARMING),
+        };
+        relay.say(Command::Run(AgentRun {
+            observe_ms: None,
+            final_checks: false,
+            ..run.clone()
+        }))?;
+        Ok(relay)
+    }
+
+    /// Asks for news; false when the run is over because of them.
+    pub(super) fn tick_task(&mut self, run: &mut Run, mut task: TaskRun) -> bool {
+        let now = Instant::now();
+        loop {
+            match self.news(&mut task) {
+                Ok(News::Nothing) => {
+                    run.next_poll = now + run.poll;
+                    if let TaskRun::There(relay) = &task
+                        && relay.armed
+                    {
+                        run.next_poll = run.next_poll.max(relay.moment);
+                    }
+                    run.task = Some(task);
+                    return true;
+                }
+                Ok(News::Armed(task, moment_in_ns)) => {
+                    let task = *task;
+                    self.emit(run.seq, EventBody::TaskArmed { task, moment_in_ns });
+                }
+                Ok(News::Ended(record)) => {
+                    let fired = record.state == InjectionState::Fired;
+                    self.emit(run.seq, EventBody::TaskInjection { record });
+                    let observe = run.observe.filter(|_| fired).unwrap_or_default();
+                    run.end = Some(now + observe);
+                    return true;
+                }
+                Err(refusal) => {
+                    self.refuse(run.seq, refusal);
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn news(&mut self, task: &mut TaskRun) -> Result<News, Refusal> {
+        match task {
+            TaskRun::Here(armed) => Ok(armed
+                .poll()
+                .map_or(News::Nothing, |r| News::Ended(Box::new(r)))),
+            TaskRun::There(relay) => {
+                let news = relay.hear()?;
+                if matches!(news, News::Nothing) {
+                    self.still_there(relay)?;
+                }
+                Ok(news)
+            }
+        }
+    }
+
+    /// A guest that died cannot say so.
+    fn still_there(&mut self, relay: &Relay) -> Result<(), Refusal> {
+        let failed = |what: &str| Refusal {
+            code: AgentErrorCode::Failed,
+            message: format!("'{}' {what}", relay.domain),
+        };
+        if self.host.target(&relay.domain).map(|t| t.domid).ok() != Some(relay.domid) {
+            return Err(failed(
+                "went away before its agent told how the injection ended",
+            ));
+        }
+        if relay.give_up.is_some_and(|end| Instant::now() >= end) {
+            return Err(failed(if relay.armed {
+                "armed the fault and gave no word on its end; it may have fired"
+            } else {
+                "did not arm the fault in time; its agent may be dead"
+            }));
+        }
+        Ok(())
+    }
+
+    pub(super) fn cancel_task(&mut self, seq: u64, mut task: TaskRun) {
+        let record = match &mut task {
+            TaskRun::Here(armed) => armed.disarm().map(Box::new).map_err(Refusal::from),
+            TaskRun::There(relay) => relay.cancel(),
+        };
+        match record {
+            Ok(record) => self.emit(seq, EventBody::TaskInjection { record }),
+            Err(e) => self.progress(seq, e.message),
+        }
+    }
+}
+
+impl Relay {
+    fn say(&mut self, command: Command) -> Result<(), Refusal> {
+        let request = Request {
+            seq: self.seq,
+            command,
+        };
+        let line = serde_json::to_string(&request).map_err(|e| Refusal {
+            code: AgentErrorCode::Failed,
+            message: format!("a request cannot be written: {e}"),
+        })?;
+        // Whatever half a line is there ends here.
+        Ok(self.mailbox.send(&format!("\n{line}\n"))?)
+    }
+
+    /// The next thing the guest's agent says about this request.
+    fn hear(&mut self) -> Result<News, Refusal> {
+        let bytes = self.mailbox.receive()?;
+        for line in self.lines.push(&bytes) {
+            let Line::Whole(line) = line else { continue };
+            let Ok(event) = serde_json::from_slice::<Event>(&line) else {
+                continue;
+            };
+            if event.seq == self.seq {
+                self.heard.push_back(event.body);
+            }
+        }
+        while let Some(body) = self.heard.pop_front() {
+            match body {
+                EventBody::TaskArmed { task, moment_in_ns } => {
+                    self.armed = true;
+                    self.moment = Instant::now() + Duration::from_nanos(moment_in_ns);
+                    self.give_up = self.expire.map(|e| self.moment + e + PATIENCE);
+                    return Ok(News::Armed(Box::new(task), moment_in_ns));
+                }
+                EventBody::TaskInjection { mut record } => {
+                    record.domain.clone_from(&self.domain);
+                    self.ended = true;
+                    return Ok(News::Ended(record));
+                }
+                EventBody::Error { code, message } => {
+                    self.ended = true;
+                    return Err(Refusal {
+                        code,
+                        message: format!("in '{}': {message}", self.domain),
+                    });
+                }
+                _ => {}
+            }
+        }
+        Ok(News::Nothing)
+    }
+
+    fn cancel(&mut self) -> Result<Box<TaskRecord>, Refusal> {
+        self.say(Command::Cancel)?;
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let News::Ended(record) = self.hear()? {
+                return Ok(record);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err(Refusal {
+            code: AgentErrorCode::Failed,
+            message: format!("'{}' gave no word on the disarming", self.domain),
+        })
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = self.say(Command::Cancel);
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    duration.as_nanos().try_into().unwrap_or(u64::MAX)
+}

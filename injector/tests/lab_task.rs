@@ -1,0 +1,370 @@
+//! Faults in tasks on the real, emulated Xen: in dom0 by its agent, in a PV and
+//! a PVH guest by theirs, in user processes and in kernel threads.
+//!
+//! Skipped, with the reason, where QEMU or the artefacts are missing; never
+//! where `CI` is set. `XFI_LAB=long` flips every bit.
+
+use std::io::Write as _;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use xfi_model::{
+    AgentRun, BitOp, Command, DOM0_NAME, Event, EventBody, Fault, GuestMode, Hex64, InjectionState,
+    Location, RipRange, SnapshotIndex, TaskMethod, TaskRecord, TaskRegister, TaskSelector, Trigger,
+    TriggerKind,
+};
+use xfi_testbed::{
+    AgentLink, Artifacts, EmulatedTestbed, Evidence, Progress, SnapshotSet, Testbed, TestbedError,
+    find_layout,
+};
+
+const GUESTS: [&str; 2] = ["task-pv", "task-pvh"];
+
+/// Emulation is slow when the machine is busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+// ---- the testbed, one for all tests of this file -----------------------------
+
+struct Lab {
+    testbed: EmulatedTestbed,
+    evidence: tempfile::TempDir,
+}
+
+/// The testbed, put back to its snapshot; or none, when it cannot be had here.
+fn lab() -> Option<MutexGuard<'static, Option<Lab>>> {
+    static LAB: OnceLock<Mutex<Option<Lab>>> = OnceLock::new();
+    let mut lab = LAB
+        .get_or_init(|| Mutex::new(start()))
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    if let Some(lab) = lab.as_mut() {
+        let evidence = Evidence {
+            dir: lab.evidence.path().to_owned(),
+        };
+        lab.testbed
+            .reset(SnapshotIndex(0), &evidence)
+            .expect("a restored testbed");
+    }
+    lab.is_some().then_some(lab)
+}
+
+fn start() -> Option<Lab> {
+    let layout = find_layout("task").expect("layouts/task.toml");
+    let made = Artifacts::find().and_then(|artifacts| {
+        let set = SnapshotSet::prepare(&artifacts, &layout, 1, &mut |progress| match progress {
+            Progress::Begin { step, expected } => say(&format!("{step} (about {expected:.0?})")),
+            Progress::Note { text } => say(&format!("  {text}")),
+            Progress::End { .. } => {}
+        })?;
+        EmulatedTestbed::new(&set, 0)
+    });
+    match made {
+        Ok(testbed) => Some(Lab {
+            testbed,
+            evidence: tempfile::tempdir().expect("a directory"),
+        }),
+        Err(
+            e @ (TestbedError::NoArtifactRoot
+            | TestbedError::NotBuilt { .. }
+            | TestbedError::MissingProgram { .. }),
+        ) if std::env::var_os("CI").is_none() => {
+            say(&format!("SKIPPED: faults in tasks: {e}"));
+            None
+        }
+        Err(e) => panic!("the testbed: {e}"),
+    }
+}
+
+/// To the terminal, also when the test passes.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+fn agent(lab: &mut Option<Lab>) -> &mut AgentLink {
+    let lab = lab.as_mut().expect("a testbed");
+    lab.testbed.agent().expect("the agent")
+}
+
+// ---- asking --------------------------------------------------------------------
+
+fn role(role: &str) -> TaskSelector {
+    TaskSelector::Role {
+        role: role.to_owned(),
+        pick: 0,
+    }
+}
+
+fn process(name: &str) -> TaskSelector {
+    TaskSelector::Process {
+        task: name.into(),
+        pick: 0,
+    }
+}
+
+fn kthread(name: &str) -> TaskSelector {
+    TaskSelector::Kthread {
+        task: name.into(),
+        pick: 0,
+    }
+}
+
+fn fault(domain: &str, task: TaskSelector, register: &str, bit: u32) -> Fault {
+    let register: TaskRegister = register.parse().unwrap();
+    let (word, bit) = register.place(bit).unwrap();
+    Fault {
+        location: Location::Task {
+            domain: domain.to_owned(),
+            task,
+            register,
+            word,
+        },
+        mask: Hex64(1 << bit),
+        op: BitOp::Flip,
+        trigger: Trigger {
+            kind: TriggerKind::Kick,
+            after_ns: 0,
+            nth: 1,
+            expire_ns: Some(PATIENCE.as_nanos() as u64),
+            rip: None,
+            mode: None,
+        },
+    }
+}
+
+fn try_inject(agent: &mut AgentLink, fault: &Fault, dummy: bool) -> Result<TaskRecord, String> {
+    let command = Command::Run(AgentRun {
+        fault: Some(fault.clone()),
+        dummy,
+        poll_ms: 5,
+        observe_ms: None,
+        final_checks: false,
+    });
+    let events = agent
+        .ask(command, 2 * PATIENCE)
+        .unwrap_or_else(|e| panic!("{fault:?}: {e}"));
+    for Event { body, .. } in events {
+        match body {
+            EventBody::Error { message, .. } => return Err(message),
+            EventBody::TaskInjection { record } => return Ok(*record),
+            _ => {}
+        }
+    }
+    panic!("{fault:?}: no end")
+}
+
+fn inject(agent: &mut AgentLink, fault: &Fault) -> TaskRecord {
+    let record = try_inject(agent, fault, false).unwrap_or_else(|e| panic!("{fault:?}: {e}"));
+    assert_eq!(record.state, InjectionState::Fired, "{record:?}");
+    record
+}
+
+fn console(agent: &mut AgentLink, guest: &str) -> Vec<String> {
+    let command = Command::GuestConsole {
+        domain: guest.to_owned(),
+        lines: 100_000,
+    };
+    match agent
+        .ask(command, PATIENCE)
+        .map(|mut e| e.pop().map(|e| e.body))
+    {
+        Ok(Some(EventBody::GuestConsole { lines })) => lines,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What the guest's known-answer process said so far.
+fn reports(agent: &mut AgentLink, guest: &str) -> Vec<String> {
+    let lines = console(agent, guest);
+    let reports = lines
+        .iter()
+        .filter_map(|l| l.split_once("xfi-task-kat: reg="));
+    reports.map(|(_, r)| r.trim().to_owned()).collect()
+}
+
+fn hold(agent: &mut AgentLink, guest: &str) -> RipRange {
+    let lines = console(agent, guest);
+    lines
+        .iter()
+        .filter(|l| l.contains("xfi: task kat ready"))
+        .find_map(|l| {
+            l.split_whitespace()
+                .find_map(|w| w.strip_prefix("hold=")?.parse().ok())
+        })
+        .expect("a ready line")
+}
+
+// ---- the tests -------------------------------------------------------------------
+
+#[test]
+fn a_guests_process_sees_exactly_the_flipped_bit() {
+    let Some(mut lab) = lab() else { return };
+    let agent = agent(&mut lab);
+    let long = std::env::var("XFI_LAB").is_ok_and(|v| v == "long");
+    for guest in GUESTS {
+        let range = hold(agent, guest);
+        let mut flips = vec![
+            ("xmm3".to_owned(), 100),
+            ("r9".to_owned(), 63),
+            ("st1".to_owned(), 70),
+        ];
+        let step = if long { 1 } else { 16 };
+        flips.extend((0..64).step_by(step).map(|bit| ("r13".to_owned(), bit)));
+        for (i, (register, bit)) in flips.into_iter().enumerate() {
+            let mut f = fault(guest, process("task-kat"), &register, bit);
+            f.trigger.rip = Some(range);
+            let record = inject(agent, &f);
+            let what = format!("{guest} {register} bit {bit}");
+            assert_eq!(
+                (record.domain.as_str(), record.method),
+                (guest, TaskMethod::Ptrace)
+            );
+            assert_eq!(record.task.comm, "task-kat", "{what}");
+            let flip = record.flip.expect("a flip");
+            let changed: Vec<_> = flip.changed.into_iter().collect();
+            assert_eq!(changed, [(register.parse().unwrap(), vec![bit])], "{what}");
+            let end = Instant::now() + PATIENCE;
+            let seen = loop {
+                let seen = reports(agent, guest);
+                if seen.len() > i || Instant::now() >= end {
+                    break seen;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            };
+            assert_eq!(seen.len(), i + 1, "{what}: {seen:?}");
+            let diff = format!("diff={:#018x}", 1u64 << (bit % 64));
+            let start = format!("{register} word={} ", bit / 64);
+            assert!(
+                seen[i].starts_with(&start) && seen[i].ends_with(&diff),
+                "{what}: {}",
+                seen[i]
+            );
+        }
+        let e = try_inject(
+            agent,
+            &fault(guest, process("task-kat"), "ymm3", 200),
+            false,
+        );
+        let record = e.expect("a record");
+        assert_eq!(record.state, InjectionState::Refused);
+        assert!(record.reason.is_some_and(|r| r.contains("no XSAVE")));
+    }
+}
+
+#[test]
+fn each_process_of_the_pvm_is_found_by_its_role() {
+    let Some(mut lab) = lab() else { return };
+    let agent = agent(&mut lab);
+    for (name, comm, by) in [
+        ("oxenstored", "oxenstored", TaskMethod::Ptrace),
+        ("xenconsoled", "xenconsoled", TaskMethod::Ptrace),
+        ("xenwatchdogd", "xenwatchdogd", TaskMethod::Ptrace),
+        ("qemu", "xen-qemu-system", TaskMethod::Ptrace),
+        ("xenbus", "xenbus", TaskMethod::Module),
+        ("xenwatch", "xenwatch", TaskMethod::Module),
+    ] {
+        let f = fault(DOM0_NAME, role(name), "r12", 40);
+        let record = try_inject(agent, &f, true).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(record.state, InjectionState::Fired, "{record:?}");
+        assert_eq!(
+            (record.task.comm.as_str(), record.method),
+            (comm, by),
+            "{record:?}"
+        );
+        let flip = record.flip.expect("a flip");
+        assert!(
+            flip.changed.is_empty() && flip.before == flip.after,
+            "{name}"
+        );
+        say(&format!(
+            "dom0 {name:15} pid {:5} {comm:15} {by:?}, held {} us",
+            record.task.pid,
+            flip.held_ns / 1000
+        ));
+        // The same with the flip: what it does to the host is not asked here.
+        let record = inject(agent, &f);
+        let flip = record.flip.expect("a flip");
+        let changed: Vec<_> = flip.changed.into_iter().collect();
+        assert_eq!(changed, [("r12".parse().unwrap(), vec![40])], "{name}");
+        // And back again, before it hurts: a sleeping task has not seen it.
+        let back = try_inject(agent, &f, false);
+        if let Ok(TaskRecord {
+            flip: Some(back), ..
+        }) = back
+        {
+            say(&format!("  and back: {:?}", back.changed));
+        }
+    }
+}
+
+#[test]
+fn each_bit_of_a_sleeping_kernel_threads_frame_flips_alone_and_stays() {
+    let Some(mut lab) = lab() else { return };
+    let agent = agent(&mut lab);
+    let long = std::env::var("XFI_LAB").is_ok_and(|v| v == "long");
+    for domain in [DOM0_NAME, GUESTS[0], GUESTS[1]] {
+        // A guest is asked through its mailbox, which takes time.
+        let step = match (long, domain) {
+            (true, _) => 1,
+            (false, DOM0_NAME) => 9,
+            (false, _) => 31,
+        };
+        for register in TaskRegister::KERNEL {
+            // With another stack pointer another frame is read.
+            if register.to_string() == "rsp" {
+                continue;
+            }
+            for bit in (0..64).step_by(step) {
+                let f = fault(domain, kthread("kthreadd"), &register.to_string(), bit);
+                let there = inject(agent, &f).flip.expect("a flip");
+                let back = inject(agent, &f).flip.expect("a flip");
+                let what = format!("{domain} {register} bit {bit}");
+                assert_eq!(there.mode, GuestMode::Kernel, "{what}");
+                assert_eq!(there.before.len(), 8, "{what}");
+                let changed: Vec<_> = there.changed.into_iter().collect();
+                assert_eq!(changed, [(register, vec![bit])], "{what}");
+                assert_eq!(back.before, there.after, "{what}: it did not stay");
+                assert_eq!(back.after, there.before, "{what}");
+                let symbol = there.kernel_symbol.expect("a symbol");
+                assert!(symbol.contains("__schedule"), "{what}: {symbol}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_kernel_thread_does_not_have_is_refused() {
+    let Some(mut lab) = lab() else { return };
+    let agent = agent(&mut lab);
+    for (fault, word) in [
+        (
+            fault(DOM0_NAME, kthread("xenwatch"), "rax", 1),
+            "valid: rbx rbp r12",
+        ),
+        (
+            fault(GUESTS[0], role("xenwatch"), "xmm3", 100),
+            "valid: rbx rbp r12",
+        ),
+        (
+            fault(GUESTS[1], process("kthreadd"), "rbx", 1),
+            "no process 'kthreadd'",
+        ),
+        (
+            fault(DOM0_NAME, process("2"), "rbx", 1),
+            "choose it by --kthread",
+        ),
+        (fault(DOM0_NAME, process("1"), "rbx", 1), "is init"),
+        (
+            fault(GUESTS[0], role("qemu"), "rbx", 1),
+            "no task with the role 'qemu'",
+        ),
+        (fault(GUESTS[0], process("httpd"), "rbx", 1), "there are:"),
+        (
+            fault(DOM0_NAME, role("xenbus-frontend"), "rbx", 1),
+            "by xenwatch",
+        ),
+        (fault("nobody", process("1"), "rbx", 1), "nobody"),
+    ] {
+        let e = try_inject(agent, &fault, false).expect_err("a refusal");
+        assert!(e.contains(word), "{e}");
+        assert!(!e.contains('\n'), "{e}");
+    }
+}
