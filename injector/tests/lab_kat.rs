@@ -418,7 +418,10 @@ fn both_triggers_and_both_mode_filters_fire() {
     let agent = agent(&mut lab);
     for (guest, mode) in GUESTS {
         for kind in [TriggerKind::Kick, TriggerKind::Switch] {
-            for filter in [ModeFilter::User, ModeFilter::Kernel] {
+            for (filter, expected) in [
+                (ModeFilter::User, xfi_model::GuestMode::User),
+                (ModeFilter::Kernel, xfi_model::GuestMode::Kernel),
+            ] {
                 let mut f = fault(guest, Register::Rbx, 21);
                 f.trigger.kind = kind;
                 f.trigger.mode = Some(filter);
@@ -430,10 +433,6 @@ fn both_triggers_and_both_mode_filters_fire() {
                     "{mode} {kind:?} {filter:?}"
                 );
                 let flip = record.flip.unwrap();
-                let expected = match filter {
-                    ModeFilter::User => xfi_model::GuestMode::User,
-                    ModeFilter::Kernel => xfi_model::GuestMode::Kernel,
-                };
                 assert_eq!(flip.guest_mode, expected, "{mode} {kind:?}");
             }
         }
