@@ -6,6 +6,7 @@ mod doctor;
 mod exit;
 mod host;
 mod inject;
+mod livepatch;
 mod output;
 mod progress;
 mod report;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Doctor(o) => doctor::run(o.output),
         Command::Testbed(command) => testbed::run(command),
+        Command::Livepatch(command) => livepatch::run(command),
         Command::Domains(o) => host::domains(o.output),
         Command::Inject(args) => inject::run(&args),
         Command::Status(o) => host::status(o.output),

@@ -102,8 +102,16 @@ impl Artifacts {
         self.root.join("image/current")
     }
 
-    fn xen_dir(&self) -> PathBuf {
-        self.root.join("xen").join(XEN_RELEASE)
+    fn xen_dir(&self, build: XenBuild) -> PathBuf {
+        self.root.join("xen").join(match build {
+            XenBuild::Patched => XEN_RELEASE.to_owned(),
+            XenBuild::Stock => format!("{XEN_RELEASE}-stock"),
+        })
+    }
+
+    /// The livepatch for the stock Xen; perhaps not built yet.
+    pub fn livepatch(&self) -> PathBuf {
+        self.xen_dir(XenBuild::Stock).join("xfi.livepatch")
     }
 
     /// The files that `layout` boots; all of them exist.
@@ -113,10 +121,7 @@ impl Artifacts {
     pub fn require(&self, layout: &Layout) -> Result<BootFiles, TestbedError> {
         let image = self.image_dir();
         let files = BootFiles {
-            xen: match layout.host.xen {
-                XenBuild::Patched => self.xen_dir().join("xen"),
-                XenBuild::Stock => image.join("xen-stock"),
-            },
+            xen: self.xen_dir(layout.host.xen).join("xen"),
             kernel: image.join("vmlinux-dom0"),
             initrd: image.join("initrd-dom0.cpio"),
             image: image.join("dom0.img"),
@@ -139,9 +144,15 @@ impl Artifacts {
         if missing.is_empty() {
             Ok(files)
         } else {
+            let stock = layout.host.xen == XenBuild::Stock && !files.xen.is_file();
+            let command = match (stock, missing.len()) {
+                (true, 1) => "xfi livepatch build",
+                (true, _) => "xfi testbed build && xfi livepatch build",
+                (false, _) => "xfi testbed build",
+            };
             Err(TestbedError::NotBuilt {
                 missing,
-                command: "xfi testbed build".to_owned(),
+                command: command.to_owned(),
             })
         }
     }
@@ -186,17 +197,17 @@ impl Artifacts {
         Ok(digests)
     }
 
-    /// All names that are known.
-    pub fn symbols(&self) -> Symbols {
+    /// All names that are known, with this Xen.
+    pub fn symbols(&self, build: XenBuild) -> Symbols {
         Symbols {
-            xen: self.xen_symbols(),
+            xen: self.xen_symbols(build),
             kernel: self.guest_kernel_symbols(),
         }
     }
 
-    /// The patched Xen's symbols; empty when they are not there.
-    fn xen_symbols(&self) -> SymbolTable {
-        SymbolTable::load(&self.xen_dir().join("xen.symbols")).unwrap_or_default()
+    /// That Xen's symbols; empty when they are not there.
+    fn xen_symbols(&self, build: XenBuild) -> SymbolTable {
+        SymbolTable::load(&self.xen_dir(build).join("xen.symbols")).unwrap_or_default()
     }
 
     /// The guests' kernel symbols; empty until a snapshot of this image has been
@@ -248,6 +259,20 @@ mod tests {
             "{e}"
         );
         assert!(e.ends_with("run: xfi testbed build"), "{e}");
+    }
+
+    #[test]
+    fn the_stock_xen_comes_with_the_livepatch() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifacts = Artifacts::at(dir.path().join("target"));
+        let mut layout = crate::find_layout("http").unwrap();
+        layout.host.xen = XenBuild::Stock;
+        let e = artifacts.require(&layout).unwrap_err().to_string();
+        assert!(e.contains("target/xen/4.20-stock/xen,"), "{e}");
+        assert!(
+            e.ends_with("xfi testbed build && xfi livepatch build"),
+            "{e}"
+        );
     }
 
     #[test]
