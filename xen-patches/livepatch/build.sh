@@ -161,7 +161,8 @@ run() { # <name> <command...>: quiet unless it fails
 
 say "compiling"
 arch=xen/arch/x86
-for file in $arch/xfi.c $arch/include/asm/xfi.h xen/include/public/xfi.h; do
+cp "$patched/$arch"/xfi*.c "$src/$arch/"
+for file in $arch/include/asm/xfi.h xen/include/public/xfi.h; do
     cp "$patched/$file" "$src/$file"
 done
 cp "$patches/include/xen/xfi-livepatch.h" "$src/xen/include/public/"
@@ -173,22 +174,30 @@ run config make -C "$src/xen" olddefconfig
 options() { grep -v -e '^CONFIG_GCC_VERSION=' -e '^#.* Configuration$' "$1"; }
 diff <(options "$out/xen.config") <(options "$src/xen/.config") >&2 ||
     die "Debian's configuration of Xen can't be had with $(gcc --version | head -n1)"
-run object make -C "$src/xen" -f "$here/payload.mk" xfi-livepatch \
-    EXTRA_CFLAGS_XEN_CORE="-ffile-prefix-map=$src=. -fdebug-prefix-map=$src=."
+# xfi.c is included by xfi-livepatch.c, which needs what is static there.
+objects=()
+for file in "$src/$arch"/xfi*.c; do
+    name_c=${file##*/}
+    [[ $name_c == xfi.c ]] || objects+=("${name_c%.c}.o")
+done
+run objects make -C "$src/xen" -f "$here/payload.mk" xfi-livepatch XFI_OBJECTS="${objects[*]}" \
+    EXTRA_CFLAGS_XEN_CORE="-DCONFIG_XFI=1 -ffile-prefix-map=$src=. -fdebug-prefix-map=$src=."
 
 say "linking"
 cd "$work"
 # Xen knows its own symbols by name, local ones, too, and takes none twice.
-object=$src/$arch/xfi-livepatch.o
-nm --defined-only "$object" | awk '$2 ~ /[bdrt]/ && $3 !~ /^\.L/ { print $3, "xfi." $3 }' | sort -u >renamed
-objcopy --strip-debug --remove-section=.discard --redefine-syms=renamed "$object" xfi.o
+for object in "${objects[@]}"; do
+    nm --defined-only "$src/$arch/$object" |
+        awk '$2 ~ /[bdrt]/ && $3 !~ /^\.L/ { print $3, "xfi." $3 }' | sort -u >renamed
+    objcopy --strip-debug --remove-section=.discard --redefine-syms=renamed "$src/$arch/$object" "$object"
+done
 objcopy -O binary --only-section=.note.gnu.build-id "$syms" build-id.bin
 for section in depends xen_depends; do
     objcopy -I binary -O elf64-x86-64 -B i386:x86-64 -S \
         --rename-section=.data=.livepatch."$section",alloc,load,readonly,data,contents \
         build-id.bin "$section.o"
 done
-ld -r -z noexecstack --build-id=sha1 -o "$out/xfi.livepatch" xfi.o depends.o xen_depends.o
+ld -r -z noexecstack --build-id=sha1 -o "$out/xfi.livepatch" "${objects[@]}" depends.o xen_depends.o
 objcopy --set-section-flags .livepatch.funcs=alloc,readonly "$out/xfi.livepatch"
 
 # Xen would refuse it later, and say so on its console only.

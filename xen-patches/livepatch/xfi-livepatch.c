@@ -19,9 +19,6 @@
  * while a vCPU sleeps in a wait queue, with its stack put aside.
  */
 
-#define CONFIG_XFI 1
-#define XFI_LIVEPATCH 1
-
 #include <xen/guest_access.h>
 #include <xen/init.h>
 #include <xen/livepatch.h>
@@ -54,6 +51,10 @@ static long do_xfi_op(unsigned int cmd, XEN_GUEST_HANDLE_PARAM(void) arg);
 
 #include "xfi.c"
 
+#ifndef XFI_FEAT_MEMORY
+#define XFI_FEAT_MEMORY 0
+#endif
+
 /*
  * What works from here.  Not, for want of a place to hook: anything about the
  * way into hypercalls, and out of them.
@@ -62,7 +63,7 @@ static long do_xfi_op(unsigned int cmd, XEN_GUEST_HANDLE_PARAM(void) arg);
                   XFI_FEAT_MODE_FILTER | XFI_FEAT_NTH | XFI_FEAT_NOT_BEFORE |  \
                   XFI_FEAT_EXPIRE | XFI_FEAT_MASK_OPS | XFI_FEAT_DUMMY |       \
                   XFI_FEAT_SEGMENTS | XFI_FEAT_PV | XFI_FEAT_PV32 |            \
-                  XFI_FEAT_HVM | XFI_FEAT_SVM | XFI_FEAT_VMX)
+                  XFI_FEAT_HVM | XFI_FEAT_SVM | XFI_FEAT_VMX | XFI_FEAT_MEMORY)
 
 void xfi_pv_save_segments(struct vcpu *v)
 {
@@ -93,7 +94,10 @@ static long new_do_xsm_op(XEN_GUEST_HANDLE_PARAM(void) op)
 {
     struct xfi_livepatch_call call;
     XEN_GUEST_HANDLE_PARAM(void) arg;
-    struct xfi_capabilities caps;
+    union {
+        struct xfi_capabilities caps;
+        struct xfi_arm arm;
+    } u;
     int rc = xsm_xfi_op(XSM_PRIV);
 
     if ( rc )
@@ -110,14 +114,27 @@ static long new_do_xsm_op(XEN_GUEST_HANDLE_PARAM(void) op)
 
     arg.p = _p(call.arg);
 
-    if ( call.cmd != XFI_OP_capabilities )
-        return do_xfi_op(call.cmd, arg);
+    switch ( call.cmd )
+    {
+    case XFI_OP_capabilities:
+        capabilities(&u.caps);
+        u.caps.delivery = XFI_DELIVERY_LIVEPATCH;
+        u.caps.features &= FEATURES;
+        return copy_to_guest(arg, &u.caps, 1) ? -EFAULT : 0;
 
-    capabilities(&caps);
-    caps.delivery = XFI_DELIVERY_LIVEPATCH;
-    caps.features &= FEATURES;
+    case XFI_OP_arm:
+        /* Others could never fire. */
+        if ( copy_from_guest(&u.arm, arg, 1) )
+            return -EFAULT;
+        if ( u.arm.trigger > XFI_TRIGGER_SWITCH )
+            return -EOPNOTSUPP;
+        break;
 
-    return copy_to_guest(arg, &caps, 1) ? -EFAULT : 0;
+    case XFI_OP_profile:
+        return -EOPNOTSUPP;
+    }
+
+    return do_xfi_op(call.cmd, arg);
 }
 
 #define REPLACE(fn)                         \
