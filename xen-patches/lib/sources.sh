@@ -4,6 +4,7 @@
 #
 # To be sourced where $sources (the directory they are kept in) and $work (a
 # temporary one) are set, and say() and die() there.
+# shellcheck disable=SC2154
 
 verify() { # <file> <sha256>
     [[ -f $1 ]] && printf '%s  %s\n' "$2" "$1" | sha256sum --check --status
