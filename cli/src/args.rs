@@ -45,6 +45,9 @@ pub(crate) enum Command {
     /// Build, start, stop and enter the emulated Xen host.
     #[command(subcommand)]
     Testbed(Testbed),
+    /// Inject on Debian's own Xen: patch it while it runs, without a reboot.
+    #[command(subcommand)]
+    Livepatch(Livepatch),
     /// List the domains of the Xen host.
     Domains(OutputArgs),
     /// Flip bits of a register: of a guest's vCPU, or of Xen inside a hypercall.
@@ -104,6 +107,9 @@ pub(crate) enum Testbed {
         /// A layout's name, or the path of a layout file.
         #[arg(long, default_value = "http")]
         layout: String,
+        /// The Xen that boots, instead of the layout's.
+        #[arg(long, value_enum, value_name = "XEN")]
+        xen: Option<Xen>,
         /// The port on 127.0.0.1 for SSH to dom0; by default a free one.
         #[arg(long, value_name = "PORT")]
         ssh_port: Option<u16>,
@@ -126,6 +132,28 @@ pub(crate) enum Testbed {
         #[arg(short, long)]
         follow: bool,
     },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Xen {
+    /// Ours, with the injector built in.
+    Patched,
+    /// Debian's own binary; see `xfi livepatch`.
+    Stock,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Livepatch {
+    /// Build the payload for the Xen of Debian that is pinned, and get that Xen (cached).
+    Build,
+    /// Load it into the running Xen, in dom0 or on the testbed that is up.
+    Load {
+        /// The payload; by default what `xfi livepatch build` made.
+        #[arg(long, value_name = "FILE")]
+        payload: Option<PathBuf>,
+    },
+    /// Disarm everything, and take it out again.
+    Unload,
 }
 
 #[derive(Debug, Subcommand)]

@@ -103,7 +103,7 @@ impl Setup {
         };
         // What can be told before anything is built or started.
         let named = setup.file.faults.rip.as_ref();
-        let symbols = setup.artifacts.symbols();
+        let symbols = setup.artifacts.symbols(setup.layout.host.xen);
         if !symbols.kernel.is_empty() || !named.is_some_and(RipExpr::needs_symbols) {
             setup.filter(&symbols)?;
         }
@@ -218,7 +218,7 @@ fn start(path: &Path, out: Option<PathBuf>, workers: Option<u32>, output: Output
     let set = setup.snapshots()?;
     let golden = setup.calibration(&set, &stop)?;
     let timing = resolve(&setup.file, &setup.path, &golden)?;
-    let filter = setup.filter(&setup.artifacts.symbols())?;
+    let filter = setup.filter(&setup.artifacts.symbols(setup.layout.host.xen))?;
     let plan = plan::expand(&setup.file, &setup.target, filter, timing, &golden);
     let progress = CampaignProgress::new(plan.runs.len(), 0);
     let engine = Engine {
@@ -361,7 +361,7 @@ fn show_plan(path: &Path, output: Output) -> Result<()> {
     let plan = match &golden {
         Some(golden) => {
             let timing = resolve(&setup.file, &setup.path, golden)?;
-            let filter = setup.filter(&setup.artifacts.symbols())?;
+            let filter = setup.filter(&setup.artifacts.symbols(setup.layout.host.xen))?;
             let (file, target) = (&setup.file, &setup.target);
             Some(plan::expand(file, target, filter, timing, golden))
         }

@@ -5,11 +5,33 @@ use crate::exit::{Exit, coded};
 use crate::{host, output};
 use anyhow::Result;
 use serde::Serialize;
+use xfi_model::Capabilities;
 use xfi_testbed::up::Up;
 use xfi_testbed::{Artifacts, capacity, find_layout, installed_qemu};
 
 /// What a worker and its snapshots need.
 const MEMORY_MIB: u64 = 3000;
+
+/// Features that a livepatch of a few small functions leaves out, and why.
+const NOT_BY_LIVEPATCH: [(&str, &str, &str); 3] = [
+    (
+        "hypercall",
+        "registers inside hypercalls",
+        "a debug register is set where hypercalls are dispatched, in functions too large to \
+         replace; boot the patched Xen",
+    ),
+    (
+        "profile",
+        "hypercall counts",
+        "they are counted where hypercalls are dispatched, in functions too large to replace; \
+         boot the patched Xen",
+    ),
+    (
+        "memory",
+        "words of Xen's memory",
+        "this payload has not the operation; build it anew: xfi livepatch build",
+    ),
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -131,10 +153,53 @@ fn emulated() -> Vec<Check> {
             Err(e) => Check::missing("built", e, ""),
         });
     }
-    checks.push(match Up::find() {
-        Ok(up) => Check::ok("testbed", format!("'{}' is up", up.info().layout.name)),
-        Err(_) => Check::note("testbed", "none is up (xfi testbed up)"),
-    });
+    match Up::find() {
+        Ok(up) => {
+            checks.push(Check::ok(
+                "testbed",
+                format!("'{}' is up", up.info().layout.name),
+            ));
+            checks.extend(testbed_xen());
+        }
+        Err(_) => checks.push(Check::note("testbed", "none is up (xfi testbed up)")),
+    }
+    checks
+}
+
+/// The delivery that the testbed's Xen has.
+fn testbed_xen() -> Vec<Check> {
+    match host::Host::find().and_then(|mut h| h.hello()) {
+        Err(e) => vec![Check::note("hypercall", format!("the testbed: {e:#}"))],
+        Ok(h) => {
+            let xen = h.xen_version.unwrap_or_else(|| "unknown".into());
+            match &h.capabilities {
+                Some(c) => delivery(&xen, c),
+                None => vec![Check::note(
+                    "hypercall",
+                    format!("Xen {xen} has none (xfi livepatch load)"),
+                )],
+            }
+        }
+    }
+}
+
+/// How the injector came into this Xen, what it can do, and what it cannot.
+fn delivery(xen: &str, c: &Capabilities) -> Vec<Check> {
+    let mut checks = vec![Check::ok(
+        "hypercall",
+        format!(
+            "Xen {xen}, {} delivery, {}",
+            c.delivery,
+            c.features.join(" ")
+        ),
+    )];
+    if c.delivery == "livepatch" {
+        let absent = NOT_BY_LIVEPATCH
+            .iter()
+            .filter(|(feature, ..)| !c.features.iter().any(|f| f == feature));
+        checks
+            .extend(absent.map(|(_, what, why)| Check::note("not here", format!("{what}: {why}"))));
+    }
     checks
 }
 
@@ -154,21 +219,15 @@ fn xen_host() -> Vec<Check> {
         Ok(h) => {
             checks.push(Check::ok("agent", format!("version {}", h.version)));
             let xen = h.xen_version.unwrap_or_else(|| "unknown".into());
-            checks.push(match h.capabilities {
-                Some(c) => Check::ok(
-                    "hypercall",
-                    format!(
-                        "Xen {xen}, {} delivery, {}",
-                        c.delivery,
-                        c.features.join(" ")
-                    ),
-                ),
-                None => Check::missing(
+            match &h.capabilities {
+                Some(c) => checks.extend(delivery(&xen, c)),
+                None => checks.push(Check::missing(
                     "hypercall",
                     format!("Xen {xen} has none"),
-                    "boot the patched Xen: docs/real-host.md",
-                ),
-            });
+                    "boot the patched Xen (docs/real-host.md), or patch this one as it runs: xfi \
+                     livepatch build, xfi livepatch load",
+                )),
+            }
             checks.push(if h.opted_in {
                 Check::ok("opt-in", "this host allows injection")
             } else {

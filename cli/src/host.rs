@@ -9,7 +9,7 @@ use std::process::{Command as Process, Stdio};
 use std::time::Duration;
 use xfi_model::{
     AgentErrorCode, AgentHello, Command, DomId, DomainInfo, Event, EventBody, InjectionId,
-    PROTOCOL_VERSION,
+    PROTOCOL_VERSION, XenBuild,
 };
 use xfi_testbed::up::Up;
 use xfi_testbed::{AgentLink, Artifacts, TestbedError};
@@ -22,7 +22,7 @@ pub(crate) struct Host {
     link: AgentLink,
     /// The layout's default target, when the host has a layout.
     pub(crate) default_target: Option<String>,
-    artifacts: Option<Artifacts>,
+    artifacts: Option<(Artifacts, XenBuild)>,
 }
 
 impl Host {
@@ -54,11 +54,12 @@ impl Host {
             ),
             other => other.into(),
         })?;
-        let default_target = up.info().layout.default_target.clone();
+        let layout = &up.info().layout;
+        let (default_target, xen) = (layout.default_target.clone(), layout.host.xen);
         Ok(Host {
             link: up.connect()?,
             default_target,
-            artifacts: Artifacts::find().ok(),
+            artifacts: Artifacts::find().ok().map(|a| (a, xen)),
         })
     }
 
@@ -96,8 +97,8 @@ impl Host {
         Ok(hello)
     }
 
-    /// What the host is made of, when it was made here.
-    pub(crate) fn artifacts(&self) -> Option<&Artifacts> {
+    /// What the host is made of, when it was made here, and its Xen.
+    pub(crate) fn artifacts(&self) -> Option<&(Artifacts, XenBuild)> {
         self.artifacts.as_ref()
     }
 }

@@ -7,6 +7,7 @@ mod exit;
 mod host;
 mod inject;
 mod inject_task;
+mod livepatch;
 mod locations;
 mod output;
 mod progress;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Doctor(o) => doctor::run(o.output),
         Command::Testbed(command) => testbed::run(command),
+        Command::Livepatch(command) => livepatch::run(command),
         Command::Domains(o) => host::domains(o.output),
         Command::Inject(args) => inject::run(&args),
         Command::Locations(args) => locations::run(&args),

@@ -1,6 +1,6 @@
 //! `xfi testbed`.
 
-use crate::args::{Output, Testbed};
+use crate::args::{Output, Testbed, Xen};
 use crate::output;
 use crate::progress::Steps;
 use anyhow::{Context, Result, bail};
@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+use xfi_model::XenBuild;
 use xfi_testbed::up::{Up, UpOptions, down, up};
 use xfi_testbed::{Artifacts, find_layout};
 
@@ -16,7 +17,11 @@ use xfi_testbed::{Artifacts, find_layout};
 pub(crate) fn run(command: Testbed) -> Result<()> {
     match command {
         Testbed::Build => build(),
-        Testbed::Up { layout, ssh_port } => bring_up(&layout, ssh_port),
+        Testbed::Up {
+            layout,
+            xen,
+            ssh_port,
+        } => bring_up(&layout, xen, ssh_port),
         Testbed::Down => {
             output::print(if down()? {
                 "testbed stopped"
@@ -81,8 +86,13 @@ fn build() -> Result<()> {
     Ok(())
 }
 
-fn bring_up(layout: &str, ssh_port: Option<u16>) -> Result<()> {
-    let layout = find_layout(layout)?;
+fn bring_up(layout: &str, xen: Option<Xen>, ssh_port: Option<u16>) -> Result<()> {
+    let mut layout = find_layout(layout)?;
+    match xen {
+        Some(Xen::Patched) => layout.host.xen = XenBuild::Patched,
+        Some(Xen::Stock) => layout.host.xen = XenBuild::Stock,
+        None => {}
+    }
     let artifacts = Artifacts::find()?;
     let mut steps = Steps::default();
     let options = UpOptions { ssh_port };
@@ -95,7 +105,13 @@ fn bring_up(layout: &str, ssh_port: Option<u16>) -> Result<()> {
     for (guest, addr) in &info.endpoints {
         text += &format!("  {guest:8} http://{addr}/cgi-bin/sha1\n");
     }
-    text += "next: xfi domains; xfi inject --reg rbx --bit 21; xfi testbed down";
+    text += match layout.host.xen {
+        XenBuild::Patched => "next: xfi domains; xfi inject --reg rbx --bit 21; xfi testbed down",
+        XenBuild::Stock => {
+            "Debian's own Xen; next: xfi livepatch load; xfi inject --reg rbx --bit 21; xfi \
+             livepatch unload"
+        }
+    };
     output::print(&text);
     Ok(())
 }

@@ -111,8 +111,16 @@ impl Artifacts {
         self.root.join("image/current")
     }
 
-    fn xen_dir(&self) -> PathBuf {
-        self.root.join("xen").join(XEN_RELEASE)
+    fn xen_dir(&self, build: XenBuild) -> PathBuf {
+        self.root.join("xen").join(match build {
+            XenBuild::Patched => XEN_RELEASE.to_owned(),
+            XenBuild::Stock => format!("{XEN_RELEASE}-stock"),
+        })
+    }
+
+    /// The livepatch for the stock Xen; perhaps not built yet.
+    pub fn livepatch(&self) -> PathBuf {
+        self.xen_dir(XenBuild::Stock).join("xfi.livepatch")
     }
 
     /// The files that `layout` boots; all of them exist.
@@ -122,10 +130,7 @@ impl Artifacts {
     pub fn require(&self, layout: &Layout) -> Result<BootFiles, TestbedError> {
         let image = self.image_dir();
         let files = BootFiles {
-            xen: match layout.host.xen {
-                XenBuild::Patched => self.xen_dir().join("xen"),
-                XenBuild::Stock => image.join("xen-stock"),
-            },
+            xen: self.xen_dir(layout.host.xen).join("xen"),
             kernel: image.join("vmlinux-dom0"),
             initrd: image.join("initrd-dom0.cpio"),
             image: image.join("dom0.img"),
@@ -149,9 +154,15 @@ impl Artifacts {
         if missing.is_empty() {
             Ok(files)
         } else {
+            let stock = layout.host.xen == XenBuild::Stock && !files.xen.is_file();
+            let command = match (stock, missing.len()) {
+                (true, 1) => "xfi livepatch build",
+                (true, _) => "xfi testbed build && xfi livepatch build",
+                (false, _) => "xfi testbed build",
+            };
             Err(TestbedError::NotBuilt {
                 missing,
-                command: "xfi testbed build".to_owned(),
+                command: command.to_owned(),
             })
         }
     }
@@ -200,10 +211,10 @@ impl Artifacts {
         Ok(digests)
     }
 
-    /// All names that are known.
-    pub fn symbols(&self) -> Symbols {
+    /// All names that are known, with this Xen.
+    pub fn symbols(&self, build: XenBuild) -> Symbols {
         Symbols {
-            xen: self.xen_symbols(),
+            xen: self.xen_symbols(build),
             kernel: self.guest_kernel_symbols(),
         }
     }
@@ -211,14 +222,15 @@ impl Artifacts {
     /// The patched Xen with its symbols and debug information, whether it is
     /// there or not.
     pub fn xen_syms(&self) -> PathBuf {
-        self.xen_dir().join("xen-syms")
+        self.xen_dir(XenBuild::Patched).join("xen-syms")
     }
 
-    /// The patched Xen's symbols; empty when they are not there.
-    fn xen_symbols(&self) -> SymbolTable {
-        // The first has the symbols' sizes too.
-        SymbolTable::load(&self.xen_syms())
-            .or_else(|_| SymbolTable::load(&self.xen_dir().join("xen.symbols")))
+    /// That Xen's symbols; empty when they are not there.
+    fn xen_symbols(&self, build: XenBuild) -> SymbolTable {
+        let dir = self.xen_dir(build);
+        // The first has the symbols' sizes too; Debian ships none of its own.
+        SymbolTable::load(&dir.join("xen-syms"))
+            .or_else(|_| SymbolTable::load(&dir.join("xen.symbols")))
             .unwrap_or_default()
     }
 
@@ -271,6 +283,20 @@ mod tests {
             "{e}"
         );
         assert!(e.ends_with("run: xfi testbed build"), "{e}");
+    }
+
+    #[test]
+    fn the_stock_xen_comes_with_the_livepatch() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifacts = Artifacts::at(dir.path().join("target"));
+        let mut layout = crate::find_layout("http").unwrap();
+        layout.host.xen = XenBuild::Stock;
+        let e = artifacts.require(&layout).unwrap_err().to_string();
+        assert!(e.contains("target/xen/4.20-stock/xen,"), "{e}");
+        assert!(
+            e.ends_with("xfi testbed build && xfi livepatch build"),
+            "{e}"
+        );
     }
 
     #[test]

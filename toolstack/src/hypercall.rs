@@ -100,9 +100,26 @@ pub struct Snapshot {
 pub struct Hypercall {
     lib: LibCall,
     handle: NonNull<call::xencall_handle>,
-    /// Memory that Xen can reach at any time, large enough for any argument.
-    buffer: NonNull<Argument>,
+    /// Memory that Xen can reach at any time.
+    buffer: NonNull<Buffer>,
+    entry: Entry,
     slots: u32,
+}
+
+/// Where a Xen answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    /// At a number of its own: the patched Xen.
+    Own,
+    /// At xsm_op's, by a livepatch.
+    Livepatch,
+}
+
+/// What is shared with Xen; the argument is first.
+#[repr(C)]
+struct Buffer {
+    argument: Argument,
+    call: abi::xfi_livepatch_call,
 }
 
 struct LibCall(call::XenCall);
@@ -161,9 +178,9 @@ impl Hypercall {
         // SAFETY: `handle` was just opened by the same library.
         let buffer = unsafe {
             lib.0
-                .xencall_alloc_buffer(handle.as_ptr(), size_of::<Argument>())
+                .xencall_alloc_buffer(handle.as_ptr(), size_of::<Buffer>())
         };
-        let Some(buffer) = NonNull::new(buffer.cast::<Argument>()) else {
+        let Some(buffer) = NonNull::new(buffer.cast::<Buffer>()) else {
             let source = io::Error::last_os_error();
             // SAFETY: opened above and not used after.
             unsafe { lib.0.xencall_close(handle.as_ptr()) };
@@ -176,9 +193,20 @@ impl Hypercall {
             lib,
             handle,
             buffer,
+            entry: Entry::Own,
             slots: 0,
         };
-        this.slots = this.info()?.capabilities.slots;
+        let info = this.info().or_else(|own| {
+            if !matches!(own, Error::NotAvailable(_)) {
+                return Err(own);
+            }
+            this.entry = Entry::Livepatch;
+            this.info().map_err(|e| match e {
+                Error::NotAvailable(_) => own,
+                other => other,
+            })
+        })?;
+        this.slots = info.capabilities.slots;
         Ok(this)
     }
 
@@ -194,7 +222,8 @@ impl Hypercall {
             // The patch answers EPERM before it looks at anything; a Xen
             // without it, ENOSYS, whoever calls.
             Some(ENOSYS) => Error::NotAvailable(
-                "the running Xen has no xfi hypercall; boot the Xen that xen-patches/build.sh makes"
+                "the running Xen has no xfi hypercall; load it with `xfi livepatch load`, or boot the \
+                 Xen that xen-patches/build.sh makes"
                     .to_owned(),
             ),
             Some(EPERM | EACCES) => Error::NotPermitted("the xfi hypercall"),
@@ -305,20 +334,35 @@ impl Hypercall {
 
     fn call<T: Abi>(&self, op: u32, argument: &mut T) -> io::Result<()> {
         let buffer = self.buffer.cast::<T>();
-        // SAFETY: `buffer` points to memory of at least size_of::<Argument>(),
-        // of which T is a member, page-aligned, and no reference to it lives:
-        // only this function touches it, and &self is not Sync (NonNull).
+        // SAFETY: `buffer` points to memory of at least size_of::<Buffer>(),
+        // which begins with the union of which T is a member, page-aligned, and
+        // no reference to it lives: only this function touches it, and &self is
+        // not Sync (NonNull).
         unsafe { buffer.write(*argument) };
+        let (number, first, second) = match self.entry {
+            Entry::Own => (abi::XFI_HYPERCALL_NR, u64::from(op), buffer.as_ptr() as u64),
+            Entry::Livepatch => {
+                // SAFETY: a place inside of the buffer, of which no more than
+                // the address is taken.
+                let call = unsafe { &raw mut (*self.buffer.as_ptr()).call };
+                let block = abi::xfi_livepatch_call {
+                    magic: abi::XFI_MAGIC,
+                    cmd: op,
+                    pad: 0,
+                    arg: buffer.as_ptr() as u64,
+                };
+                // SAFETY: as for the argument, behind which it lies.
+                unsafe { call.write(block) };
+                (abi::XFI_LIVEPATCH_HYPERCALL_NR, call as u64, 0)
+            }
+        };
         // SAFETY: handle and buffer belong to this library instance and are
         // open until drop. Xen reads and writes no more than the operation's
-        // own structure at the address.
+        // own structure, and reads the block, at the addresses.
         let ret = unsafe {
-            self.lib.0.xencall2(
-                self.handle.as_ptr(),
-                abi::XFI_HYPERCALL_NR,
-                u64::from(op),
-                buffer.as_ptr() as u64,
-            )
+            self.lib
+                .0
+                .xencall2(self.handle.as_ptr(), number, first, second)
         };
         if ret < 0 {
             return Err(io::Error::last_os_error());

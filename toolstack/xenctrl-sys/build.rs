@@ -9,6 +9,9 @@ const DEFAULT_RELEASE: &str = "4.20";
 
 const HEADERS: [&str; 3] = ["xencall.h", "xenctrl.h", "xen/xfi.h"];
 
+/// Not part of the patched Xen: how a livepatch of a stock one is called.
+const LIVEPATCH_HEADER: &str = "xen-patches/include/xen/xfi-livepatch.h";
+
 fn main() {
     let include = include_dir();
     for header in HEADERS {
@@ -39,11 +42,16 @@ fn main() {
             .formatter(bindgen::Formatter::None)
     };
 
+    let livepatch = root().join(LIVEPATCH_HEADER);
+    println!("cargo::rerun-if-changed={}", livepatch.display());
     write(
         base()
             .header_contents(
                 "xfi-wrapper.h",
-                "#include <stdint.h>\n#include <xen/xfi.h>\n",
+                &format!(
+                    "#include <stdint.h>\n#include <xen/xfi.h>\n#include \"{}\"\n",
+                    livepatch.display()
+                ),
             )
             .allowlist_item("xfi_.*")
             .allowlist_var("XFI_.*")
@@ -80,12 +88,17 @@ fn include_dir() -> PathBuf {
     if let Some(dir) = env::var_os("XFI_XEN_INCLUDE") {
         return PathBuf::from(dir);
     }
-    let manifest = env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
-    let root = Path::new(&manifest).join("../..");
-    let root = root.canonicalize().unwrap_or(root);
-    root.join("target/xen")
+    root()
+        .join("target/xen")
         .join(DEFAULT_RELEASE)
         .join("include")
+}
+
+/// The source tree's.
+fn root() -> PathBuf {
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
+    let root = Path::new(&manifest).join("../..");
+    root.canonicalize().unwrap_or(root)
 }
 
 /// The release the headers belong to: `…/4.20/include` tells it.

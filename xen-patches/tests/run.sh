@@ -101,8 +101,39 @@ for series in "$patches"/*/series; do
     fi
 done
 
+# The payload, as Xen's loader is going to look at it.
+# shellcheck disable=SC2317 # called by check
+payload_is_sound() { # <directory>
+    local file=$1/xfi.livepatch section id
+    for section in .livepatch.funcs .livepatch.depends .livepatch.xen_depends .note.gnu.build-id \
+        .livepatch.hooks.load .livepatch.hooks.prerevert .livepatch.hooks.unload; do
+        (($(readelf -SW "$file" | grep -cF " $section ") == 1)) || { echo "$section isn't there once"; return 1; }
+    done
+    # Three functions of 104 bytes each, in one array.
+    readelf -SW "$file" | grep -qE ' \.livepatch\.funcs .* 000138 ' || { echo "not three functions"; return 1; }
+    id=$(readelf -n "$1/xen" | sed -n 's/.*Build ID: //p')
+    [[ $(readelf -x .livepatch.xen_depends "$file" | awk '/^ *0x/ { printf "%s%s%s%s", $2, $3, $4, $5 }') == *"$id"* ]] ||
+        { echo "not for build-id $id"; return 1; }
+    # Relocations that Xen's loader knows.
+    if readelf -rW "$file" | awk '/R_X86/ { print $3 }' | grep -vxE 'R_X86_64_(64|PC32|PLT32)'; then return 1; fi
+    # One name twice, in Xen and here, is refused.
+    if comm -12 <(nm --defined-only "$file" | awk '{ print $3 }' | sort -u) \
+        <(awk '{ print $3 }' "$1/xen.symbols" | sort -u) | grep .; then return 1; fi
+}
+for stock in "$patches"/*/stock; do
+    version=${stock%/stock}
+    version=${version##*/}
+    built=$repo/target/xen/$version-stock
+    if [[ -e $built/xfi.livepatch ]]; then
+        check "$version: the livepatch is one that Debian's Xen takes" payload_is_sound "$built"
+    else
+        skip "$version: the livepatch" "xen-patches/livepatch/build.sh hasn't run"
+    fi
+done
+
 if command -v shellcheck >/dev/null; then
-    check "shellcheck" shellcheck "$patches/build.sh" "$patches/count-disarmed.sh" "$here/run.sh"
+    check "shellcheck" shellcheck "$patches/build.sh" "$patches/count-disarmed.sh" "$here/run.sh" \
+        "$patches/lib/sources.sh" "$patches/livepatch/build.sh"
 else
     skip "shellcheck" "not installed"
 fi

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use xfi_model::{
     AgentHello, BitOp, DomainInfo, Fault, GuestKind, Hex64, Location, ModeFilter, Register,
-    TriggerKind, VcpuId, bit_list,
+    TriggerKind, VcpuId, XenBuild, bit_list,
 };
 use xfi_symbols::{
     At, Elf, Hypercall, Locations, RipExpr, RipFilter, SymbolTable, Symbols, SymbolsError,
@@ -108,8 +108,10 @@ impl<'a> Request<'a> {
     }
 
     /// The symbols that serve here: the testbed's, or the files given.
-    pub(super) fn symbols(&self, artifacts: Option<&Artifacts>) -> Result<Symbols> {
-        let mut symbols = artifacts.map(Artifacts::symbols).unwrap_or_default();
+    pub(super) fn symbols(&self, host: Option<&(Artifacts, XenBuild)>) -> Result<Symbols> {
+        let mut symbols = host
+            .map(|(artifacts, xen)| artifacts.symbols(*xen))
+            .unwrap_or_default();
         let given = &self.args.symbols;
         let load = |path: &Path, option: &str| {
             SymbolTable::load(path).map_err(|e| usage(format!("{option}: {e}")))

@@ -168,7 +168,7 @@ impl SnapshotSet {
             store.prune();
         }
         let inner = SetInner {
-            symbols: artifacts.symbols(),
+            symbols: artifacts.symbols(layout.host.xen),
             layout: layout.clone(),
             key,
             files,

@@ -73,5 +73,8 @@ mod tests {
             size_of::<abi::xfi_record>()
         );
         assert_eq!(align_of::<abi::xfi_record>(), 8);
+        assert_eq!(abi::XFI_LIVEPATCH_HYPERCALL_NR, 27);
+        assert_eq!(size_of::<abi::xfi_livepatch_call>(), 24);
+        assert_eq!(offset_of!(abi::xfi_livepatch_call, arg), 16);
     }
 }
