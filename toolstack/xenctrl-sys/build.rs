@@ -7,7 +7,7 @@ use std::process::exit;
 /// The Xen release whose headers are looked for when nothing else is said.
 const DEFAULT_RELEASE: &str = "4.20";
 
-const HEADERS: [&str; 3] = ["xencall.h", "xenctrl.h", "xen/xfi.h"];
+const HEADERS: [&str; 4] = ["xencall.h", "xenforeignmemory.h", "xenctrl.h", "xen/xfi.h"];
 
 fn main() {
     let include = include_dir();
@@ -59,6 +59,18 @@ fn main() {
             .dynamic_library_name("XenCall")
             .dynamic_link_require_all(true),
         &out.join("xencall.rs"),
+    );
+    write(
+        base()
+            .header_contents(
+                "xenforeignmemory-wrapper.h",
+                "#include <xenforeignmemory.h>\n",
+            )
+            .allowlist_function("xenforeignmemory_(open|close|map|unmap)")
+            .allowlist_type("(arch_)?shared_info")
+            .dynamic_library_name("XenForeignMemory")
+            .dynamic_link_require_all(true),
+        &out.join("xenforeignmemory.rs"),
     );
     write(
         base()
