@@ -177,6 +177,7 @@ mod tests {
             kind: GuestKind::Pv,
             vcpus: 1,
             memory_kib: 1,
+            shared_info_frame: 0,
         }
     }
 

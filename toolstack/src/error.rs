@@ -23,6 +23,63 @@ pub enum Error {
         /// The vCPU.
         vcpu: u32,
     },
+    /// Something is armed in that hypercall already.
+    #[error(
+        "an injection is armed in hypercall {hypercall} for the same domain or all; a debug \
+         register holds one address: disarm it first"
+    )]
+    HypercallBusy {
+        /// The hypercall's number.
+        hypercall: u32,
+    },
+    /// No breakpoint can be put there.
+    #[error(
+        "{address:#x} is not an address in Xen's code where a register can be changed (Xen's \
+         entry code and its handler of debug exceptions are left out)"
+    )]
+    BadLocation {
+        /// The address.
+        address: u64,
+    },
+    /// Nothing is mapped there.
+    #[error("nothing is mapped at {address:#x} in {whose}")]
+    NotMapped {
+        /// The address.
+        address: u64,
+        /// Whose address it is.
+        whose: String,
+    },
+    /// What is mapped there is no memory.
+    #[error("what is mapped at {address:#x} in Xen is a device's, not memory")]
+    NotMemory {
+        /// The address.
+        address: u64,
+    },
+    /// A word that cannot be accessed at once.
+    #[error(
+        "{size} bytes at {address:#x} cannot be accessed at once: valid are 1, 2, 4 and 8, at a \
+         multiple of the size"
+    )]
+    BadWord {
+        /// The address.
+        address: u64,
+        /// The size, bytes.
+        size: u32,
+    },
+    /// A mask that does not fit.
+    #[error("mask {mask:#x} is not within {size} bytes, or empty")]
+    BadMask {
+        /// The mask.
+        mask: u64,
+        /// The word's size, bytes.
+        size: u32,
+    },
+    /// Profiles are one at a time.
+    #[error("Xen is counting hypercalls already; stop that first")]
+    ProfileRunning,
+    /// Nothing was ever counted.
+    #[error("Xen has counted no hypercalls since it booted")]
+    NoProfile,
     /// Every slot is armed.
     #[error("all of Xen's {slots} injection slots are armed; disarm some first")]
     NoFreeSlot {

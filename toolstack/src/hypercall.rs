@@ -71,6 +71,8 @@ pub struct HypervisorInfo {
     pub pv32: RegisterMasks,
     /// What can be armed in an HVM or PVH guest.
     pub hvm: RegisterMasks,
+    /// What can be armed in Xen itself, inside a hypercall.
+    pub xen: RegisterMasks,
 }
 
 impl HypervisorInfo {
@@ -137,6 +139,8 @@ union Argument {
     arm: abi::xfi_arm,
     status: abi::xfi_status,
     disarm: abi::xfi_disarm,
+    memory: abi::xfi_memory,
+    profile: abi::xfi_profile,
 }
 
 /// Structures that go to Xen and back.
@@ -144,7 +148,7 @@ union Argument {
 /// # Safety
 /// An implementor is a member of [`Argument`], made of integers only, without
 /// implicit padding, so that any bytes are a value of it.
-unsafe trait Abi: Copy {}
+pub(crate) unsafe trait Abi: Copy {}
 // SAFETY: structures of public/xfi.h: fixed-width integers, padding is explicit
 // (bindgen's layout tests and xenctrl-sys' own check sizes and offsets).
 unsafe impl Abi for abi::xfi_capabilities {}
@@ -154,6 +158,10 @@ unsafe impl Abi for abi::xfi_arm {}
 unsafe impl Abi for abi::xfi_status {}
 // SAFETY: as above.
 unsafe impl Abi for abi::xfi_disarm {}
+// SAFETY: as above.
+unsafe impl Abi for abi::xfi_memory {}
+// SAFETY: as above.
+unsafe impl Abi for abi::xfi_profile {}
 
 impl Hypercall {
     /// Opens the hypercall interface and checks that this Xen has it.
@@ -260,6 +268,7 @@ impl Hypercall {
             pv: RegisterMasks(caps.mask_pv.r),
             pv32: RegisterMasks(caps.mask_pv32.r),
             hvm: RegisterMasks(caps.mask_hvm.r),
+            xen: RegisterMasks(caps.mask_xen.r),
         })
     }
 
@@ -309,8 +318,9 @@ impl Hypercall {
         record::snapshot(&status).map_err(|what| Error::Nonsense { op: OP, what })
     }
 
-    /// Disarms one injection, or all. Returns how many were armed; one that is
-    /// just firing is not counted, and finding none is no error.
+    /// Disarms one injection, or all (which also stops the profile). Returns how
+    /// many were armed; one that is just firing is not counted, and finding none
+    /// is no error.
     ///
     /// # Errors
     /// When the call itself fails.
@@ -332,7 +342,12 @@ impl Hypercall {
         }
     }
 
-    fn call<T: Abi>(&self, op: u32, argument: &mut T) -> io::Result<()> {
+    /// Injections that can be armed or remembered at once.
+    pub(crate) fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    pub(crate) fn call<T: Abi>(&self, op: u32, argument: &mut T) -> io::Result<()> {
         let buffer = self.buffer.cast::<T>();
         // SAFETY: `buffer` points to memory of at least size_of::<Buffer>(),
         // which begins with the union of which T is a member, page-aligned, and
@@ -403,11 +418,11 @@ fn load_xencall() -> Result<LibCall> {
 
 use nix::libc::{EACCES, EBUSY, EINVAL, ENOENT, ENOSPC, ENOSYS, EOPNOTSUPP, EPERM, ESRCH};
 
-fn errno(e: &io::Error) -> Option<i32> {
+pub(crate) fn errno(e: &io::Error) -> Option<i32> {
     e.raw_os_error()
 }
 
-fn common(op: &'static str, e: io::Error) -> Error {
+pub(crate) fn common(op: &'static str, e: io::Error) -> Error {
     match errno(&e) {
         Some(ENOSYS) => Error::NotAvailable("the running Xen has no xfi hypercall".to_owned()),
         Some(EPERM | EACCES) => Error::NotPermitted("the xfi hypercall"),

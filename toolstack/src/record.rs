@@ -19,6 +19,9 @@ pub(crate) fn feature_names(bits: u64) -> Vec<String> {
         (abi::XFI_FEAT_MASK_OPS as u64, "mask-ops"),
         (abi::XFI_FEAT_DUMMY as u64, "dummy"),
         (abi::XFI_FEAT_SEGMENTS as u64, "segments"),
+        (abi::XFI_FEAT_MEMORY as u64, "memory"),
+        (abi::XFI_FEAT_HYPERCALL as u64, "hypercall"),
+        (abi::XFI_FEAT_PROFILE as u64, "profile"),
         (abi::XFI_FEAT_PV as u64, "pv"),
         (abi::XFI_FEAT_PV32 as u64, "pv32"),
         (abi::XFI_FEAT_HVM as u64, "hvm"),
@@ -54,11 +57,7 @@ pub(crate) fn arm_argument(request: &ArmRequest) -> abi::xfi_arm {
         domid: u32::from(request.domid.0),
         vcpu: request.vcpu.0,
         reg: request.register as u32,
-        op: match request.op {
-            BitOp::Flip => abi::XFI_MASK_XOR,
-            BitOp::Set => abi::XFI_MASK_SET,
-            BitOp::Clear => abi::XFI_MASK_CLEAR,
-        },
+        op: bit_op(request.op),
         trigger: match request.trigger {
             // Refused before it comes here; a number Xen does not know.
             TriggerKind::Deadline { .. } => u32::MAX,
@@ -67,7 +66,7 @@ pub(crate) fn arm_argument(request: &ArmRequest) -> abi::xfi_arm {
             // No trigger of a vCPU: Xen refuses it.
             TriggerKind::Address => u32::MAX,
         },
-        pad: 0,
+        hypercall: 0,
         mask: request.mask,
         rip_start: request.rip.map_or(0, |r| r.start()),
         rip_end: request.rip.map_or(0, |r| r.end()),
@@ -79,9 +78,8 @@ pub(crate) fn arm_argument(request: &ArmRequest) -> abi::xfi_arm {
     }
 }
 
-pub(crate) fn snapshot(status: &abi::xfi_status) -> Result<Snapshot, String> {
-    let r = &status.record;
-    let state = match status.state {
+pub(crate) fn state(state: u32) -> Result<InjectionState, String> {
+    Ok(match state {
         abi::XFI_STATE_ARMED => InjectionState::Armed,
         abi::XFI_STATE_FIRED => InjectionState::Fired,
         abi::XFI_STATE_EXPIRED => InjectionState::Expired,
@@ -89,7 +87,32 @@ pub(crate) fn snapshot(status: &abi::xfi_status) -> Result<Snapshot, String> {
         abi::XFI_STATE_TARGET_GONE => InjectionState::TargetGone,
         abi::XFI_STATE_REFUSED => InjectionState::Refused,
         n => return Err(format!("unknown state {n}")),
-    };
+    })
+}
+
+pub(crate) fn guest_kind(kind: u32) -> Result<GuestKind, String> {
+    Ok(match kind {
+        abi::XFI_GUEST_PV => GuestKind::Pv,
+        abi::XFI_GUEST_HVM => GuestKind::Hvm,
+        abi::XFI_GUEST_PVH => GuestKind::Pvh,
+        n => return Err(format!("unknown guest kind {n}")),
+    })
+}
+
+pub(crate) fn bit_op(op: BitOp) -> u32 {
+    match op {
+        BitOp::Flip => abi::XFI_MASK_XOR,
+        BitOp::Set => abi::XFI_MASK_SET,
+        BitOp::Clear => abi::XFI_MASK_CLEAR,
+    }
+}
+
+pub(crate) fn snapshot(status: &abi::xfi_status) -> Result<Snapshot, String> {
+    let r = &status.record;
+    let state = state(status.state)?;
+    if r.trigger == abi::XFI_TRIGGER_HYPERCALL {
+        return Err("a record of an injection inside a hypercall".to_owned());
+    }
     let register =
         Register::from_number(r.reg).ok_or_else(|| format!("unknown register {}", r.reg))?;
     let fired = r.flags & abi::XFI_REC_FIRED != 0;
@@ -101,12 +124,7 @@ pub(crate) fn snapshot(status: &abi::xfi_status) -> Result<Snapshot, String> {
             now_ns: r.now_flip,
             tsc: Hex64(r.tsc_flip),
             pcpu: r.pcpu,
-            guest_kind: match r.guest_kind {
-                abi::XFI_GUEST_PV => GuestKind::Pv,
-                abi::XFI_GUEST_HVM => GuestKind::Hvm,
-                abi::XFI_GUEST_PVH => GuestKind::Pvh,
-                n => return Err(format!("unknown guest kind {n}")),
-            },
+            guest_kind: guest_kind(r.guest_kind)?,
             guest_mode: match r.guest_mode {
                 abi::XFI_MODE_USER => GuestMode::User,
                 abi::XFI_MODE_KERNEL => GuestMode::Kernel,
@@ -152,7 +170,7 @@ pub(crate) fn snapshot(status: &abi::xfi_status) -> Result<Snapshot, String> {
     })
 }
 
-fn registers(regs: &abi::xfi_regs) -> RegisterFile {
+pub(crate) fn registers(regs: &abi::xfi_regs) -> RegisterFile {
     Register::ALL
         .iter()
         .map(|r| (*r, Hex64(regs.r[*r as usize])))

@@ -29,6 +29,8 @@ pub struct XenDomain {
     pub vcpus: u32,
     /// Memory, KiB.
     pub memory_kib: u64,
+    /// The frame of its shared info page (a PV domain's: a machine frame).
+    pub shared_info_frame: u64,
 }
 
 /// The machine's size.
@@ -260,6 +262,7 @@ fn domain(info: &ctrl::xc_domaininfo_t) -> XenDomain {
         kind: kind(info.flags, info.arch_config.emulation_flags),
         vcpus: info.max_vcpu_id.wrapping_add(1),
         memory_kib: info.tot_pages * 4,
+        shared_info_frame: info.shared_info_frame,
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::exit;
 /// The Xen release whose headers are looked for when nothing else is said.
 const DEFAULT_RELEASE: &str = "4.20";
 
-const HEADERS: [&str; 3] = ["xencall.h", "xenctrl.h", "xen/xfi.h"];
+const HEADERS: [&str; 4] = ["xencall.h", "xenforeignmemory.h", "xenctrl.h", "xen/xfi.h"];
 
 /// Not part of the patched Xen: how a livepatch of a stock one is called.
 const LIVEPATCH_HEADER: &str = "xen-patches/include/xen/xfi-livepatch.h";
@@ -67,6 +67,18 @@ fn main() {
             .dynamic_library_name("XenCall")
             .dynamic_link_require_all(true),
         &out.join("xencall.rs"),
+    );
+    write(
+        base()
+            .header_contents(
+                "xenforeignmemory-wrapper.h",
+                "#include <xenforeignmemory.h>\n",
+            )
+            .allowlist_function("xenforeignmemory_(open|close|map|unmap)")
+            .allowlist_type("(arch_)?shared_info")
+            .dynamic_library_name("XenForeignMemory")
+            .dynamic_link_require_all(true),
+        &out.join("xenforeignmemory.rs"),
     );
     write(
         base()

@@ -91,10 +91,11 @@ for series in "$patches"/*/series; do
     built=$repo/target/xen/$version
     if [[ -e $built/xen-syms ]]; then
         if count=$("$patches/count-disarmed.sh" "$built/xen-syms") &&
-            [[ $count =~ \"max\":([0-9]+) ]] && ((BASH_REMATCH[1] <= 8)); then
-            pass "$version: at most 8 instructions when disarmed: $count"
+            [[ $count =~ \"max\":([0-9]+),\"hypercall\":([0-9]+) ]] &&
+            ((BASH_REMATCH[1] <= 8 && BASH_REMATCH[2] <= 8)); then
+            pass "$version: at most 8 instructions when disarmed, on a switch and on a hypercall: $count"
         else
-            fail "$version: at most 8 instructions when disarmed" "${count-}"
+            fail "$version: at most 8 instructions when disarmed, on a switch and on a hypercall" "${count-}"
         fi
     else
         skip "$version: instructions when disarmed" "xen-patches/build.sh hasn't run"

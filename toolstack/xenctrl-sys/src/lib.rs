@@ -1,10 +1,11 @@
-//! Raw bindings to libxencall, libxenctrl and `public/xfi.h`, made by bindgen
-//! from the headers of the patched Xen.
+//! Raw bindings to libxencall, libxenforeignmemory, libxenctrl and
+//! `public/xfi.h`, made by bindgen from the headers of the patched Xen.
 //!
-//! Nothing is linked: [`call::XenCall`] and [`ctrl::XenCtrl`] are loaded at run
-//! time, so that one binary starts on hosts with any Xen, or none, and can say
-//! what is missing. libxencall's ABI is stable; libxenctrl's structures are
-//! those of one release, [`RELEASE`], which its soname tells.
+//! Nothing is linked: [`call::XenCall`], [`foreign::XenForeignMemory`] and
+//! [`ctrl::XenCtrl`] are loaded at run time, so that one binary starts on hosts
+//! with any Xen, or none, and can say what is missing. The ABI of the first two
+//! is stable; libxenctrl's structures are those of one release, [`RELEASE`],
+//! which its soname tells.
 //!
 //! The only C surface of xfi; use `xfi-toolstack` instead.
 #![expect(unsafe_code, reason = "these are bindings to C")]
@@ -14,6 +15,9 @@ pub const RELEASE: &str = env!("XFI_XEN_RELEASE");
 
 /// Names under which libxencall may be found. Its ABI is stable.
 pub const XENCALL_SONAMES: &[&str] = &["libxencall.so.1"];
+
+/// Names under which libxenforeignmemory may be found. Its ABI is stable.
+pub const XENFOREIGNMEMORY_SONAMES: &[&str] = &["libxenforeignmemory.so.1"];
 
 macro_rules! generated {
     ($(#[$doc:meta])* $name:ident, $file:literal) => {
@@ -43,6 +47,10 @@ generated!(
     call, "xencall.rs"
 );
 generated!(
+    /// libxenforeignmemory, which maps other domains' memory.
+    foreign, "xenforeignmemory.rs"
+);
+generated!(
     /// The part of libxenctrl that xfi uses.
     ctrl, "xenctrl.rs"
 );
@@ -55,13 +63,13 @@ mod tests {
     /// bindgen checks every field against clang; this pins the ABI itself, so
     /// that a change of the header without a change of its version is seen.
     #[test]
-    fn layouts_are_those_of_abi_version_1() {
-        assert_eq!(abi::XFI_ABI_VERSION, 1);
+    fn layouts_are_those_of_abi_version_2() {
+        assert_eq!(abi::XFI_ABI_VERSION, 2);
         assert_eq!(abi::XFI_HYPERCALL_NR, 55);
         assert_eq!(abi::XFI_MAGIC.to_le_bytes(), *b"XFIxen01");
         assert_eq!(abi::XFI_NR_REGS, 24);
         assert_eq!(size_of::<abi::xfi_regs>(), 192);
-        assert_eq!(size_of::<abi::xfi_capabilities>(), 48 + 3 * 192);
+        assert_eq!(size_of::<abi::xfi_capabilities>(), 48 + 4 * 192);
         assert_eq!(size_of::<abi::xfi_arm>(), 96);
         assert_eq!(offset_of!(abi::xfi_arm, mask), 32);
         assert_eq!(offset_of!(abi::xfi_arm, id), 88);
@@ -76,5 +84,13 @@ mod tests {
         assert_eq!(abi::XFI_LIVEPATCH_HYPERCALL_NR, 27);
         assert_eq!(size_of::<abi::xfi_livepatch_call>(), 24);
         assert_eq!(offset_of!(abi::xfi_livepatch_call, arg), 16);
+        assert_eq!(offset_of!(abi::xfi_arm, hypercall), 28);
+        assert_eq!(offset_of!(abi::xfi_record, hypercall), 172);
+        assert_eq!(offset_of!(abi::xfi_record, before), 200);
+        assert_eq!(size_of::<abi::xfi_memory>(), 72);
+        assert_eq!(offset_of!(abi::xfi_memory, before), 32);
+        assert_eq!(size_of::<abi::xfi_profile>(), 72);
+        assert_eq!(offset_of!(abi::xfi_profile, calls), 40);
+        assert_eq!(abi::XFI_NR_HYPERCALLS, 64);
     }
 }
