@@ -31,6 +31,22 @@ pub enum InjectError {
     /// A place that this Xen cannot reach.
     #[error("this Xen's hypercall has no {0}")]
     NotAvailable(&'static str),
+    /// Bits that cannot be changed in this register of Xen's.
+    #[error(
+        "bits {} of {register} cannot be changed inside a hypercall; valid: {}",
+        bit_list(*bits), bit_list(*valid)
+    )]
+    BitsNotArmableInXen {
+        /// The register.
+        register: Register,
+        /// The bits that cannot be.
+        bits: u64,
+        /// Those that can.
+        valid: u64,
+    },
+    /// A location of another kind.
+    #[error("{0} is no register inside a hypercall")]
+    NotOfHypercall(String),
     /// A fault that changes nothing.
     #[error("the mask is 0: a fault needs at least one bit (only a dummy may have none)")]
     EmptyMask,
@@ -77,6 +93,8 @@ impl InjectError {
             InjectError::BitsNotArmable { .. }
             | InjectError::EmptyMask
             | InjectError::TaskRefused(_)
+            | InjectError::BitsNotArmableInXen { .. }
+            | InjectError::NotOfHypercall(_)
             | InjectError::NotOfVcpu(_)
             | InjectError::BadTrigger { .. } => AgentErrorCode::Invalid,
         }

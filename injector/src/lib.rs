@@ -1,9 +1,11 @@
 //! Arms faults and reads back what happened.
 //!
-//! One module per place a fault can be put ([`vcpu`], [`task`]), and the host's
-//! [`integrity`] test.
+//! One module per place a fault can be put ([`vcpu`], [`hypercall`], [`task`]),
+//! what is [`armed`] in Xen, and the host's [`integrity`] test.
 
+pub mod armed;
 mod error;
+pub mod hypercall;
 pub mod integrity;
 pub mod task;
 pub mod vcpu;

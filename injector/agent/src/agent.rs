@@ -1,5 +1,6 @@
 //! Requests in, events out, and the run under way.
 
+mod arming;
 mod tasks;
 
 use crate::channel::{Channel, Got};
@@ -12,10 +13,11 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-use xfi_injector::vcpu::{self, Armed, Ended};
+use xfi_injector::InjectError;
+use xfi_injector::armed::{self, Armed, Ended, Place};
 use xfi_model::{
-    AgentErrorCode, AgentHello, AgentRun, Command, Event, EventBody, GuestLayout, InjectionId,
-    InjectionRecord, InjectionState, PROTOCOL_VERSION, Request,
+    AgentErrorCode, AgentHello, AgentRun, Command, Event, EventBody, Fault, GuestLayout,
+    InjectionId, InjectionRecord, InjectionState, PROTOCOL_VERSION, Request,
 };
 use xfi_toolstack::{Hypercall, guest_console, host};
 
@@ -50,8 +52,8 @@ pub(crate) struct Agent {
     lines: Lines,
     host: Host,
     run: Option<Run>,
-    /// What this process armed, with the domain's name at that time.
-    known: VecDeque<(InjectionId, String)>,
+    /// What this process armed, and where.
+    known: VecDeque<(InjectionId, Place)>,
     signals: UnixStream,
     /// The output is gone: nothing can be reported any more.
     mute: bool,
@@ -335,14 +337,7 @@ impl Agent {
         }
         let mut injection = None;
         if let Some(fault) = &run.fault {
-            let hypercall = self.host.hypercall()?;
-            Host::check_opted_in("injecting faults")?;
-            let target = self.host.target(vcpu::domain_of(fault)?)?;
-            let request = vcpu::check(fault, run.dummy, &target, &hypercall.info()?)?;
-            if run.final_checks {
-                self.before_run();
-            }
-            injection = Some(Armed::arm(hypercall, &target, &request)?);
+            injection = Some(self.arm(fault, &run)?);
         } else if run.final_checks {
             self.before_run();
         }
@@ -356,7 +351,7 @@ impl Agent {
             .then(|| start + observe.unwrap_or_default());
         if let Some(armed) = &injection {
             let (id, domid) = (armed.id(), armed.domid());
-            self.known.push_back((id, armed.domain().to_owned()));
+            self.known.push_back((id, armed.place().clone()));
             if self.known.len() > REMEMBERED {
                 self.known.pop_front();
             }
@@ -471,13 +466,12 @@ impl Agent {
         let hypercall = self.host.hypercall()?;
         let mut records = Vec::new();
         let mut gone = Vec::new();
-        for (id, domain) in &self.known {
-            match hypercall.status(*id) {
-                Ok(mut snapshot) => {
-                    snapshot.record.domain.clone_from(domain);
-                    records.push(snapshot.record);
+        for (id, place) in &self.known {
+            match armed::snapshot(&*hypercall, *id, place) {
+                Ok(snapshot) => records.push(snapshot.record),
+                Err(InjectError::Toolstack(xfi_toolstack::Error::NoSuchInjection(_))) => {
+                    gone.push(*id);
                 }
-                Err(xfi_toolstack::Error::NoSuchInjection(_)) => gone.push(*id),
                 Err(e) => return Err(e.into()),
             }
         }

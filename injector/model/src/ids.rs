@@ -44,4 +44,6 @@ id!(
 impl DomId {
     /// The privileged VM (PVM).
     pub const DOM0: DomId = DomId(0);
+    /// No domain (`DOMID_INVALID`).
+    pub const INVALID: DomId = DomId(0x7ff4);
 }
