@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use xfi_injector::InjectError;
 use xfi_injector::armed::{self, Armed, Ended, Place};
 use xfi_model::{
-    AgentErrorCode, AgentHello, AgentRun, Command, Event, EventBody, Fault, GuestLayout,
-    InjectionId, InjectionRecord, InjectionState, PROTOCOL_VERSION, Request,
+    AgentErrorCode, AgentHello, AgentRun, Command, Event, EventBody, GuestLayout, InjectionId,
+    InjectionRecord, InjectionState, PROTOCOL_VERSION, Request,
 };
 use xfi_toolstack::{Hypercall, guest_console, host};
 

@@ -1,0 +1,288 @@
+//! Faults inside hypercalls, on the real, emulated Xen with two web servers
+//! under load.
+//!
+//! Skipped, with the reason, where QEMU or the artefacts are missing; never
+//! where `CI` is set.
+
+use std::io::{Read, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use xfi_model::{
+    AgentRun, BitOp, Command, EventBody, Fault, GuestMode, Hex64, InjectionRecord, InjectionState,
+    Location, Register, SnapshotIndex, Trigger, TriggerKind,
+};
+use xfi_symbols::{Elf, Instruction, Locations, find_hypercall};
+use xfi_testbed::{
+    Artifacts, EmulatedTestbed, Evidence, Health, Progress, SnapshotSet, Testbed, TestbedError,
+    find_layout,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const EXPIRE_NS: u64 = 20_000_000_000;
+
+struct Lab {
+    // Before the directory its evidence is in.
+    testbed: EmulatedTestbed,
+    xen: Elf,
+    load: Load,
+    _evidence: tempfile::TempDir,
+}
+
+/// To the terminal, also when the test passes.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+fn start() -> Option<Lab> {
+    let layout = find_layout("http").expect("layouts/http.toml");
+    let made = Artifacts::find().and_then(|artifacts| {
+        let xen = artifacts.xen_syms();
+        let set = SnapshotSet::prepare(&artifacts, &layout, 1, &mut |progress| match progress {
+            Progress::Begin { step, expected } => say(&format!("{step} (about {expected:.0?})")),
+            Progress::Note { text } => say(&format!("  {text}")),
+            Progress::End { .. } => {}
+        })?;
+        Ok((EmulatedTestbed::new(&set, 0)?, xen))
+    });
+    let (mut testbed, xen) = match made {
+        Ok(made) => made,
+        Err(
+            e @ (TestbedError::NoArtifactRoot
+            | TestbedError::NotBuilt { .. }
+            | TestbedError::MissingProgram { .. }),
+        ) if std::env::var_os("CI").is_none() => {
+            say(&format!("SKIPPED: faults inside hypercalls: {e}"));
+            return None;
+        }
+        Err(e) => panic!("the testbed: {e}"),
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let evidence = Evidence {
+        dir: dir.path().to_owned(),
+    };
+    testbed
+        .reset(SnapshotIndex(0), &evidence)
+        .expect("a restored testbed");
+    let load = Load::start(testbed.endpoints().into_iter().map(|e| e.addr));
+    Some(Lab {
+        testbed,
+        xen: Elf::open(&xen).expect("xen-syms"),
+        load,
+        _evidence: dir,
+    })
+}
+
+/// One client for each web server, until dropped.
+struct Load(Arc<AtomicBool>);
+
+impl Load {
+    fn start(servers: impl Iterator<Item = SocketAddr>) -> Load {
+        let over = Arc::new(AtomicBool::new(false));
+        for server in servers {
+            let over = Arc::clone(&over);
+            std::thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    // What comes back is not what is tested here.
+                    let _ = get(server);
+                }
+            });
+        }
+        Load(over)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn get(server: SocketAddr) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"GET /cgi-bin/sha1 HTTP/1.0\r\n\r\n")?;
+    stream.read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+fn fault(at: &Instruction, hypercall: &str, number: u32, register: Register, bit: u32) -> Fault {
+    Fault {
+        location: Location::HypercallRegister {
+            hypercall: hypercall.to_owned(),
+            number,
+            address: at.address,
+            symbol: at.symbol.clone(),
+            domain: Some("web1".to_owned()),
+            register,
+        },
+        mask: Hex64(1 << bit),
+        op: BitOp::Flip,
+        trigger: Trigger {
+            kind: TriggerKind::Address,
+            after_ns: 0,
+            nth: 1,
+            expire_ns: Some(EXPIRE_NS),
+            rip: None,
+            mode: None,
+        },
+    }
+}
+
+fn run_of(fault: Fault, dummy: bool) -> Command {
+    Command::Run(AgentRun {
+        fault: Some(fault),
+        dummy,
+        poll_ms: 2,
+        observe_ms: None,
+        final_checks: false,
+    })
+}
+
+fn inject(lab: &mut Lab, fault: Fault, dummy: bool) -> InjectionRecord {
+    let events = lab
+        .testbed
+        .agent()
+        .expect("the agent")
+        .ask(run_of(fault.clone(), dummy), PATIENCE)
+        .expect("the agent's answer");
+    events
+        .into_iter()
+        .find_map(|event| match event.body {
+            EventBody::Injection { record, .. } => Some(record),
+            EventBody::Error { message, .. } => panic!("{fault:?}: {message}"),
+            _ => None,
+        })
+        .expect("an injection's end")
+}
+
+fn locations(lab: &Lab, name: &str) -> Locations {
+    let handler = find_hypercall(name)
+        .expect("a hypercall")
+        .handler(&lab.xen)
+        .expect("its handler");
+    Locations::of(&handler, &lab.xen, None).expect("its instructions")
+}
+
+/// Where every call that is handled comes along.
+fn on_every_way(all: &Locations) -> Vec<&Instruction> {
+    all.instructions
+        .iter()
+        .filter(|i| i.always && i.not_armable.is_none())
+        .collect()
+}
+
+#[test]
+fn each_instruction_on_the_way_of_iret_and_stack_switch_is_hit() {
+    let Some(mut lab) = start() else { return };
+    for name in ["iret", "stack_switch"] {
+        let all = locations(&lab, name);
+        let way = on_every_way(&all);
+        assert!(way.len() >= 10, "{name}: {}", way.len());
+        for at in &way {
+            // Nothing is changed: the guest has to make the next call, too.
+            let record = inject(
+                &mut lab,
+                fault(at, name, all.number, Register::Rbx, 21),
+                true,
+            );
+            let what = format!("{name}, {} {}", at.number, at.symbol);
+            assert_eq!(record.state, InjectionState::Fired, "{what}: {record:?}");
+            assert_eq!(record.domain, "web1", "{what}");
+            assert!(record.changed_bits().is_empty(), "{what}");
+            let flip = record.flip.expect("a flip");
+            assert_eq!(flip.before[&Register::Rip], at.address, "{what}");
+            assert_eq!(flip.guest_mode, GuestMode::Hypervisor, "{what}");
+        }
+        say(&format!(
+            "{name}: {} of {} instructions are on every way, and each was hit",
+            way.len(),
+            all.instructions.len()
+        ));
+    }
+}
+
+#[test]
+fn a_flip_changes_one_bit_of_xens_own_register() {
+    let Some(mut lab) = start() else { return };
+    let all = locations(&lab, "iret");
+    let first = on_every_way(&all)[0].clone();
+    // The guest's r15 at the entry is saved already: nobody reads it again.
+    let record = inject(
+        &mut lab,
+        fault(&first, "iret", all.number, Register::R15, 40),
+        false,
+    );
+    assert_eq!(record.state, InjectionState::Fired, "{record:?}");
+    assert_eq!(record.changed_bits(), [(Register::R15, 1 << 40)]);
+}
+
+#[test]
+fn a_flip_of_xens_stack_pointer_is_a_panic_with_its_stack() {
+    let Some(mut lab) = start() else { return };
+    let all = locations(&lab, "iret");
+    let way: Vec<_> = on_every_way(&all).into_iter().cloned().collect();
+    let at = &way[way.len() / 2];
+    lab.testbed
+        .agent()
+        .expect("the agent")
+        .send(run_of(
+            fault(at, "iret", all.number, Register::Rsp, 40),
+            false,
+        ))
+        .expect("sent");
+    let end = Instant::now() + PATIENCE;
+    let (line, context) = loop {
+        if let Health::Panicked { line, context, .. } = lab.testbed.health()
+            && context.iter().any(|l| l.contains("Xen call trace"))
+        {
+            break (line, context);
+        }
+        assert!(Instant::now() < end, "no panic: {:?}", lab.testbed.health());
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    say(&format!("{}: {line}", at.symbol));
+    assert!(
+        context.iter().any(|l| l.contains("do_iret")),
+        "no symbols in {context:#?}"
+    );
+}
+
+#[test]
+fn what_is_no_place_in_a_handler_is_refused_and_a_call_never_made_expires() {
+    let Some(mut lab) = start() else { return };
+    let all = locations(&lab, "iret");
+    let mut at = on_every_way(&all)[0].clone();
+    let refusal = |lab: &mut Lab, fault: Fault| {
+        let events = lab
+            .testbed
+            .agent()
+            .expect("the agent")
+            .ask(run_of(fault, false), PATIENCE)
+            .expect("the agent's answer");
+        match events.into_iter().next_back().map(|e| e.body) {
+            Some(EventBody::Error { message, .. }) => message,
+            other => panic!("{other:?}"),
+        }
+    };
+    at.address = Hex64(0x1000);
+    let message = refusal(&mut lab, fault(&at, "iret", all.number, Register::Rbx, 1));
+    assert!(message.contains("0x1000"), "{message}");
+    let message = refusal(&mut lab, fault(&at, "iret", all.number, Register::Cs, 1));
+    assert!(message.contains("cs"), "{message}");
+
+    let kexec = locations(&lab, "kexec_op");
+    let mut never = fault(
+        on_every_way(&kexec)[0],
+        "kexec_op",
+        kexec.number,
+        Register::Rbx,
+        1,
+    );
+    never.trigger.expire_ns = Some(300_000_000);
+    let record = inject(&mut lab, never, false);
+    assert_eq!(record.state, InjectionState::Expired, "{record:?}");
+    assert_eq!((record.events_seen, record.events_matched), (0, 0));
+    assert!(!lab.load.0.load(Ordering::Relaxed));
+}
