@@ -165,7 +165,7 @@ fn a_fault_in_one_vcpu_is_seen_there_and_nowhere_else() {
         };
         assert_eq!(*code, AgentErrorCode::NoSuchDomain);
         assert!(
-            message.contains("vCPU 2") && message.contains('1'),
+            message.contains(guest) && message.contains("no vCPU 2; it has 2"),
             "{message}"
         );
     }
