@@ -37,7 +37,8 @@ pub(crate) fn run(args: &Inject) -> Result<()> {
         return Err(coded(
             Exit::NoHost,
             format!(
-                "the Xen of {} has no xfi hypercall; boot the patched one (docs/real-host.md)",
+                "the Xen of {} has no xfi hypercall; load it with: xfi livepatch load (or boot the \
+                 patched Xen: docs/real-host.md)",
                 hello.hostname
             ),
         ));
