@@ -256,11 +256,11 @@ impl Bits {
         let last = 8 * size - 1;
         match *self {
             Bits::Bit(bit) if bit > last => Err(usage(format!(
-                "--bit: {bit} is outside the word of {size} bytes there; valid: 0 to {last}"
+                "--bit: {bit} is outside the {size}-byte word there; valid: 0 to {last}"
             ))),
             Bits::Bit(bit) => Ok(1 << bit),
             Bits::Mask(mask) if mask & !valid != 0 => Err(usage(format!(
-                "--mask: {} of {mask:#x} are outside the word of {size} bytes there; valid: 0 to \
+                "--mask: {} of {mask:#x} are outside the {size}-byte word there; valid: 0 to \
                  {last}",
                 bit_list(mask & !valid)
             ))),

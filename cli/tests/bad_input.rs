@@ -258,7 +258,7 @@ fn a_word_of_memory_is_refused_before_a_host_is_looked_for() {
     refused(&guest("web1:", "1"), 2, &["'web1:'", "web1:0x1000000"]);
     refused(&guest(":0x1000", "1"), 2, &["':0x1000'"]);
     refused(&guest("web1:schedule", "1"), 2, &["'web1:schedule'"]);
-    refused(&guest("web1:0x1002", "16"), 2, &["2 bytes", "0 to 15"]);
+    refused(&guest("web1:0x1002", "16"), 2, &["2-byte", "0 to 15"]);
     refused(&guest("web1:0x1000", "x"), 2, &["'x'", "0 to 63"]);
     refused(
         &["inject", "--xen-memory", "0x1004", "--mask", "0x100000000"],

@@ -87,7 +87,7 @@ fn words_and_bits_that_are_not_there_are_named_with_those_that_are() {
     );
     refused(
         "--guest-memory web1:0x1004 --bit 32",
-        &["--bit: 32", "4 bytes", "0 to 31"],
+        &["--bit: 32", "4-byte", "0 to 31"],
     );
     refused(
         "--guest-memory web1:0x1001 --mask 0x100",
