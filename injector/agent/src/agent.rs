@@ -6,6 +6,7 @@ mod tasks;
 use crate::channel::{Channel, Got};
 use crate::host::{Host, Refusal};
 use crate::lines::{Line, Lines};
+use crate::owner::Owner;
 use nix::time::{ClockId, clock_gettime};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::VecDeque;
@@ -13,11 +14,10 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-use xfi_injector::InjectError;
-use xfi_injector::armed::{self, Armed, Ended, Place};
+use xfi_injector::armed::{Armed, Ended, Place};
 use xfi_model::{
     AgentErrorCode, AgentHello, AgentRun, Command, Event, EventBody, GuestLayout, InjectionId,
-    InjectionRecord, InjectionState, PROTOCOL_VERSION, Request,
+    InjectionState, PROTOCOL_VERSION, Request,
 };
 use xfi_toolstack::{Hypercall, guest_console, host};
 
@@ -43,6 +43,8 @@ struct Run {
     /// When the run ends; not known before the flip.
     end: Option<Instant>,
     final_checks: bool,
+    /// Held while something of ours may be armed.
+    _owner: Option<Owner>,
 }
 
 /// The agent.
@@ -335,8 +337,9 @@ impl Agent {
         if run.fault.as_ref().is_some_and(tasks::in_task) {
             return self.start_task_run(seq, run);
         }
-        let mut injection = None;
+        let (mut injection, mut owner) = (None, None);
         if let Some(fault) = &run.fault {
+            owner = Some(Owner::take()?);
             injection = Some(self.arm(fault, &run)?);
         } else if run.final_checks {
             self.before_run();
@@ -367,6 +370,7 @@ impl Agent {
             observe,
             end,
             final_checks: run.final_checks,
+            _owner: owner,
         });
         Ok(())
     }
@@ -459,24 +463,6 @@ impl Agent {
             self.cancel_task(run.seq, task);
         }
         self.emit(run.seq, EventBody::Done);
-    }
-
-    /// Records of what this process armed, as far as Xen still has them.
-    fn records(&mut self) -> Result<Vec<InjectionRecord>, Refusal> {
-        let hypercall = self.host.hypercall()?;
-        let mut records = Vec::new();
-        let mut gone = Vec::new();
-        for (id, place) in &self.known {
-            match armed::snapshot(&*hypercall, *id, place) {
-                Ok(snapshot) => records.push(snapshot.record),
-                Err(InjectError::Toolstack(xfi_toolstack::Error::NoSuchInjection(_))) => {
-                    gone.push(*id);
-                }
-                Err(e) => return Err(e.into()),
-            }
-        }
-        self.known.retain(|(id, _)| !gone.contains(id));
-        Ok(records)
     }
 }
 

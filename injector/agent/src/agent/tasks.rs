@@ -3,6 +3,7 @@
 use super::{Agent, Handled, Run};
 use crate::host::{Host, Refusal};
 use crate::lines::{Line, Lines};
+use crate::owner::Owner;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use xfi_injector::task::ArmedTask;
@@ -66,6 +67,7 @@ impl Agent {
             return Ok(());
         };
         Host::check_opted_in("injecting faults")?;
+        let owner = Owner::take()?;
         let domain = fault.location.domain().unwrap_or(DOM0_NAME);
         let now = Instant::now();
         let mut next_poll = now;
@@ -91,6 +93,7 @@ impl Agent {
             observe: run.observe_ms.map(Duration::from_millis),
             end: None,
             final_checks: run.final_checks,
+            _owner: Some(owner),
         });
         Ok(())
     }
