@@ -23,6 +23,9 @@ use xfi_symbols::Symbols;
 /// How much later than its expiry the end of an injection may be heard of.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A guest's own agent may take so long to arm (the agent in dom0 gives up then).
+const ARMING: Duration = Duration::from_secs(120);
+
 /// Runs the command.
 pub(crate) fn run(args: &Inject) -> Result<()> {
     if let Some(task) = args.task.selector() {
@@ -86,6 +89,11 @@ pub(crate) fn follow<T>(
     expire: Duration,
     end_of: impl Fn(EventBody) -> Option<(T, bool)>,
 ) -> Result<T> {
+    // Xen arms at once.
+    let arming = match fault.location.register() {
+        None if !fault.location.is_memory() => ARMING,
+        _ => Duration::ZERO,
+    };
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
@@ -98,7 +106,7 @@ pub(crate) fn follow<T>(
         final_checks: false,
     }))?;
     let progress = crate::progress::countdown("armed; waiting for the trigger", expire);
-    let mut deadline = Instant::now() + expire + PATIENCE;
+    let mut deadline = Instant::now() + arming + expire + PATIENCE;
     let mut cancelled = false;
     let mut ended = None;
     loop {

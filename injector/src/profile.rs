@@ -4,7 +4,7 @@ use crate::{InjectError, Result};
 use std::rc::Rc;
 use std::time::Duration;
 use xfi_model::{CallCount, DomId, MAX_PROFILE_MS, ProfileRecord};
-use xfi_toolstack::{Hypercall, HypercallProfile, HypervisorInfo};
+use xfi_toolstack::{Error as ToolError, Hypercall, HypercallProfile, HypervisorInfo};
 
 /// The capability that this takes (`XFI_FEAT_PROFILE`).
 pub const FEATURE: &str = "profile";
@@ -30,10 +30,12 @@ pub fn check_time(for_ms: u64) -> Result<Duration> {
 }
 
 impl Counting {
-    /// Starts counting from 0: the calls of this domain, or all.
+    /// Starts counting from 0: the calls of this domain, or all. The caller owns
+    /// the host's injector, so that a count under way is one whose agent was
+    /// killed: it is ended.
     ///
     /// # Errors
-    /// [`InjectError::NotAvailable`]; when Xen is counting for someone else.
+    /// [`InjectError::NotAvailable`]; when Xen refuses.
     pub fn start(
         xen: Rc<Hypercall>,
         info: &HypervisorInfo,
@@ -45,7 +47,13 @@ impl Counting {
             ));
         }
         let (domid, domain) = domain.unzip();
-        xen.profile_start(domid)?;
+        match xen.profile_start(domid) {
+            Err(ToolError::ProfileRunning) => {
+                xen.profile_stop()?;
+                xen.profile_start(domid)?;
+            }
+            other => other?,
+        }
         Ok(Counting {
             xen,
             domain,

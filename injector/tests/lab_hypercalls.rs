@@ -228,7 +228,7 @@ fn a_flip_of_xens_stack_pointer_is_a_panic_with_its_stack() {
         .agent()
         .expect("the agent")
         .send(run_of(
-            fault(at, "iret", all.number, Register::Rsp, 40),
+            fault(at, "iret", all.number, Register::Rsp, 5),
             false,
         ))
         .expect("sent");

@@ -19,6 +19,10 @@ use xfi_testbed::{
 
 const GUESTS: [&str; 2] = ["task-pv", "task-pvh"];
 
+/// Emulated SVM makes an answer of this one's agent take up to half a minute:
+/// all of its cases are for `XFI_LAB=long`.
+const SLOW: &str = GUESTS[1];
+
 /// Emulation is slow when the machine is busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -139,7 +143,7 @@ fn try_inject(agent: &mut AgentLink, fault: &Fault, dummy: bool) -> Result<TaskR
         final_checks: false,
     });
     let events = agent
-        .ask(command, 2 * PATIENCE)
+        .ask(command, 4 * PATIENCE)
         .unwrap_or_else(|e| panic!("{fault:?}: {e}"));
     for Event { body, .. } in events {
         match body {
@@ -208,6 +212,9 @@ fn a_guests_process_sees_exactly_the_flipped_bit() {
         ];
         let step = if long { 1 } else { 16 };
         flips.extend((0..64).step_by(step).map(|bit| ("r13".to_owned(), bit)));
+        if !long && guest == SLOW {
+            flips.truncate(1);
+        }
         for (i, (register, bit)) in flips.into_iter().enumerate() {
             let mut f = fault(guest, process("task-kat"), &register, bit);
             f.trigger.rip = Some(range);
@@ -305,9 +312,13 @@ fn each_bit_of_a_sleeping_kernel_threads_frame_flips_alone_and_stays() {
         let step = match (long, domain) {
             (true, _) => 1,
             (false, DOM0_NAME) => 9,
+            (false, SLOW) => 64,
             (false, _) => 31,
         };
         for register in TaskRegister::KERNEL {
+            if !long && domain == SLOW && register.to_string() != "rbx" {
+                continue;
+            }
             // With another stack pointer another frame is read.
             if register.to_string() == "rsp" {
                 continue;

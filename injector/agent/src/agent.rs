@@ -9,6 +9,7 @@ mod tasks;
 use crate::channel::{Channel, Got};
 use crate::host::{Host, Refusal};
 use crate::lines::{Line, Lines};
+use crate::owner::Owner;
 use nix::time::{ClockId, clock_gettime};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::collections::VecDeque;
@@ -16,13 +17,12 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-use xfi_injector::InjectError;
-use xfi_injector::armed::{self, Armed, Ended, Place};
+use xfi_injector::armed::{Armed, Ended, Place};
 use xfi_injector::memory::PlannedFlip;
 use xfi_injector::profile::Counting;
 use xfi_model::{
-    AgentErrorCode, AgentHello, AgentRun, Command, Event, EventBody, InjectionId, InjectionRecord,
-    InjectionState, PROTOCOL_VERSION, Request,
+    AgentErrorCode, AgentHello, AgentRun, Command, Event, EventBody, InjectionId, InjectionState,
+    PROTOCOL_VERSION, Request,
 };
 use xfi_toolstack::{Hypercall, guest_console, host};
 
@@ -47,6 +47,8 @@ struct Run {
     /// When the run ends; not known before the flip.
     end: Option<Instant>,
     final_checks: bool,
+    /// Held while something of ours may be armed.
+    _owner: Option<Owner>,
 }
 
 /// The agent.
@@ -292,8 +294,9 @@ impl Agent {
         if run.fault.as_ref().is_some_and(|f| f.location.is_memory()) {
             return self.start_memory_run(seq, run);
         }
-        let mut injection = None;
+        let (mut injection, mut owner) = (None, None);
         if let Some(fault) = &run.fault {
+            owner = Some(Owner::take()?);
             injection = Some(self.arm(fault, &run)?);
         } else if run.final_checks {
             self.before_run();
@@ -316,6 +319,7 @@ impl Agent {
             self.emit(seq, EventBody::Armed { id, domid });
         }
         next.injection = injection;
+        next._owner = owner;
         self.run = Some(next);
         Ok(())
     }
@@ -428,24 +432,6 @@ impl Agent {
         }
         self.emit(run.seq, EventBody::Done);
     }
-
-    /// Records of what this process armed, as far as Xen still has them.
-    fn records(&mut self) -> Result<Vec<InjectionRecord>, Refusal> {
-        let hypercall = self.host.hypercall()?;
-        let mut records = Vec::new();
-        let mut gone = Vec::new();
-        for (id, place) in &self.known {
-            match armed::snapshot(&*hypercall, *id, place) {
-                Ok(snapshot) => records.push(snapshot.record),
-                Err(InjectError::Toolstack(xfi_toolstack::Error::NoSuchInjection(_))) => {
-                    gone.push(*id);
-                }
-                Err(e) => return Err(e.into()),
-            }
-        }
-        self.known.retain(|(id, _)| !gone.contains(id));
-        Ok(records)
-    }
 }
 
 impl Run {
@@ -462,6 +448,7 @@ impl Run {
             observe: run.observe_ms.map(Duration::from_millis),
             end: None,
             final_checks: run.final_checks,
+            _owner: None,
         }
     }
 

@@ -9,6 +9,7 @@ mod agent;
 mod channel;
 mod host;
 mod lines;
+mod owner;
 #[cfg(feature = "dom0")]
 mod ramdisk;
 

@@ -44,6 +44,7 @@ impl Ping {
                     tracing::debug!("ping: {e}");
                     false
                 });
+                drop(wire);
                 let _ = tell.send(answered);
             })?;
         Ok(Ping { told, until })

@@ -1,10 +1,10 @@
-//! From a fault that names things to one that is armed in Xen.
+//! From a fault that names things to one that is armed in Xen, and to its record.
 
 use super::Agent;
 use crate::host::{Host, Refusal};
-use xfi_injector::armed::Armed;
-use xfi_injector::{hypercall, vcpu};
-use xfi_model::{AgentRun, DOM0_NAME, DomId, Fault, Location};
+use xfi_injector::armed::{self, Armed};
+use xfi_injector::{InjectError, hypercall, vcpu};
+use xfi_model::{AgentRun, DOM0_NAME, DomId, Fault, InjectionRecord, Location};
 use xfi_toolstack::Hypercall;
 
 impl Agent {
@@ -41,5 +41,23 @@ impl Agent {
             self.before_run();
         }
         Ok(Armed::in_hypercall(xen, callers, &request)?)
+    }
+
+    /// Records of what this process armed, as far as Xen still has them.
+    pub(super) fn records(&mut self) -> Result<Vec<InjectionRecord>, Refusal> {
+        let hypercall = self.host.hypercall()?;
+        let mut records = Vec::new();
+        let mut gone = Vec::new();
+        for (id, place) in &self.known {
+            match armed::snapshot(&*hypercall, *id, place) {
+                Ok(snapshot) => records.push(snapshot.record),
+                Err(InjectError::Toolstack(xfi_toolstack::Error::NoSuchInjection(_))) => {
+                    gone.push(*id);
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        self.known.retain(|(id, _)| !gone.contains(id));
+        Ok(records)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Agent, Handled, Run};
 use crate::host::{Host, Refusal};
+use crate::owner::Owner;
 use std::time::{Duration, Instant};
 use xfi_injector::InjectError;
 use xfi_injector::memory::{Memory, PlannedFlip};
@@ -29,6 +30,7 @@ impl Agent {
             return Ok(());
         };
         Host::check_opted_in("injecting faults")?;
+        let owner = Owner::take()?;
         let memory = self.memory(&fault.location)?;
         if run.final_checks {
             self.before_run();
@@ -37,6 +39,7 @@ impl Agent {
         self.run = Some(Run {
             next_poll: flip.due(),
             memory: Some(flip),
+            _owner: Some(owner),
             ..Run::of(seq, &run)
         });
         Ok(())

@@ -1,6 +1,7 @@
 //! Hypercalls counted for a while.
 
 use super::{Agent, Handled, Run};
+use crate::owner::Owner;
 use std::time::Instant;
 use xfi_injector::profile::{Counting, check_time};
 use xfi_model::{AgentRun, DOM0_NAME, DomId, EventBody};
@@ -21,9 +22,11 @@ impl Agent {
             Some(name) if name == DOM0_NAME => Some((DomId::DOM0, name)),
             Some(name) => Some((self.host.target(&name)?.domid, name)),
         };
+        let owner = Owner::take()?;
         let counting = Counting::start(xen, &info, domain)?;
         self.run = Some(Run {
             profile: Some(counting),
+            _owner: Some(owner),
             end: Some(Instant::now() + long),
             ..Run::of(
                 seq,

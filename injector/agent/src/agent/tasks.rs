@@ -3,6 +3,7 @@
 use super::{Agent, Handled, Run};
 use crate::host::{Host, Refusal};
 use crate::lines::{Line, Lines};
+use crate::owner::Owner;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use xfi_injector::task::ArmedTask;
@@ -15,8 +16,9 @@ use xfi_toolstack::{Mailbox, host};
 /// How much later than its expiry a guest's agent may tell of an end.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// How late a guest's agent may tell that it armed.
-const ARMING: Duration = Duration::from_secs(25);
+/// How late a guest's agent may tell that it armed: a busy PVH guest took 26 s
+/// for its first answer after a restore, emulated.
+const ARMING: Duration = Duration::from_secs(120);
 
 /// A fault in a task, under way.
 #[derive(Debug)]
@@ -66,6 +68,7 @@ impl Agent {
             return Ok(());
         };
         Host::check_opted_in("injecting faults")?;
+        let owner = Owner::take()?;
         let domain = fault.location.domain().unwrap_or(DOM0_NAME);
         let now = Instant::now();
         let mut next_poll = now;
@@ -85,6 +88,7 @@ impl Agent {
         self.run = Some(Run {
             task: Some(task),
             next_poll,
+            _owner: Some(owner),
             ..Run::of(seq, &run)
         });
         Ok(())
@@ -184,7 +188,7 @@ impl Agent {
             return Err(failed(if relay.armed {
                 "armed the fault and gave no word on its end; it may have fired"
             } else {
-                "did not arm the fault in time; its agent may be dead"
+                "did not say in time that it armed the fault; it may be dead, or fire yet"
             }));
         }
         Ok(())
