@@ -203,7 +203,7 @@ impl CampaignFile {
                 path: path.to_owned(),
                 line,
                 column,
-                message: e.message().replace('\n', "; "),
+                message: explain(&e.message().replace('\n', "; ")),
             }
         })?;
         file.validate(path)?;
@@ -312,6 +312,28 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
     (line, column)
 }
 
+/// Places that `xfi inject` knows and a campaign does not.
+const SINGLE: [&str; 6] = [
+    "xen_memory",
+    "guest_memory",
+    "hypercall",
+    "process",
+    "kthread",
+    "role",
+];
+
+fn explain(message: &str) -> String {
+    for place in SINGLE {
+        if message.starts_with(&format!("unknown field `{place}`")) {
+            return format!(
+                "faults.{place}: a campaign's faults are in vCPUs' registers (faults.registers); \
+                 put single ones elsewhere with xfi inject"
+            );
+        }
+    }
+    message.to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -358,6 +380,16 @@ dummy = 1
     fn an_unknown_field_is_named_with_line_and_column() {
         let e = error(&GOOD.replace("golden = 1", "golden = 1\ngoldne = 2"));
         assert!(e.starts_with("c.toml:15:1:") && e.contains("goldne"), "{e}");
+    }
+
+    #[test]
+    fn places_that_only_single_faults_have_are_refused_as_such() {
+        for place in SINGLE {
+            let line = format!("dummy = 1\n{place} = \"x\"");
+            let e = error(&GOOD.replace("dummy = 1", &line));
+            let says = format!("c.toml:16:1: faults.{place}: ");
+            assert!(e.starts_with(&says) && e.contains("xfi inject"), "{e}");
+        }
     }
 
     #[test]

@@ -274,8 +274,8 @@ fn a_word_of_memory_is_refused_before_a_host_is_looked_for() {
     refused(&sized("8"), 2, &["no multiple of 8", "1 2 4"]);
     refused(&sized("3"), 2, &["--size: '3'", "1 2 4 8"]);
     let many = |count| ["peek", "--xen-memory", "0x1000", "--count", count];
-    refused(&many("0"), 2, &["--count: '0'", "1 to 1024"]);
-    refused(&many("1025"), 2, &["'1025'", "1 to 1024"]);
+    refused(&many("0"), 2, &["--count: '0'", "1 to 512"]);
+    refused(&many("513"), 2, &["'513'", "1 to 512"]);
     refused(&many("x"), 2, &["'x'"]);
     refused(&["peek"], 2, &["--xen-memory", "--guest-memory"]);
 }
@@ -299,11 +299,15 @@ fn a_campaign_with_faults_in_memory_is_refused_by_the_fields_name() {
     for field in ["xen_memory = \"jiffies\"", "guest_memory = \"web1:0x1000\""] {
         let body = format!(
             "format = 1\nname = \"c\"\nseed = 3\n[testbed]\nkind = \"emulated\"\nlayout = \
-             \"http\"\n[workload]\nkind = \"http\"\n[faults]\ninjections = 1\ngolden = 0\ndummy = \
+             \"http\"\n[workload]\nkind = \"http\"\nclients_per_guest = 2\nhash_bytes = 1000\n[faults]\ninjections = 1\ngolden = 0\ndummy = \
              0\n{field}\n"
         );
         std::fs::write(&file, body).unwrap();
-        let says = [field.split(' ').next().unwrap(), "registers"];
+        let says = [
+            field.split(' ').next().unwrap(),
+            "vCPUs' registers",
+            "xfi inject",
+        ];
         refused(&["campaign", "plan", name], 2, &says);
     }
 }

@@ -4,8 +4,9 @@
 use crate::{BitOp, DomId, Hex64, InjectionState, Location, Moment};
 use serde::{Deserialize, Serialize};
 
-/// Words that can be read in one request.
-pub const MAX_PEEK_WORDS: u32 = 1024;
+/// Words that can be read in one request: a page of the largest. Each of a PV
+/// guest takes a walk through its tables, which is slow under emulation.
+pub const MAX_PEEK_WORDS: u32 = 512;
 
 /// The longest profile in one request, milliseconds: a day.
 pub const MAX_PROFILE_MS: u64 = 24 * 60 * 60 * 1000;
