@@ -5,6 +5,8 @@ mod inject;
 
 pub(crate) use inject::{Inject, Locations, Mode, Trigger};
 
+use crate::peek::Peek;
+use crate::profile::Profile;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -50,10 +52,15 @@ pub(crate) enum Command {
     Livepatch(Livepatch),
     /// List the domains of the Xen host.
     Domains(OutputArgs),
-    /// Flip bits of a register: of a guest's vCPU, or of Xen inside a hypercall.
+    /// Flip bits: of a register of a guest's vCPU, of Xen inside a hypercall or of a task; of
+    /// memory.
     Inject(Inject),
     /// List hypercalls, or the numbered instructions of one hypercall's handler.
     Locations(Locations),
+    /// Read words of Xen's memory, or of a domain's.
+    Peek(Peek),
+    /// Count which hypercalls are made, how often, and how long they take.
+    Profile(Profile),
     /// Show armed and recent injections.
     Status(OutputArgs),
     /// Disarm injections; without an id, all of them.

@@ -4,6 +4,7 @@ use crate::args::Output;
 use crate::exit::{Exit, coded};
 use crate::output;
 use anyhow::{Context, Result, bail};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command as Process, Stdio};
 use std::time::Duration;
@@ -35,6 +36,8 @@ impl Host {
                 .arg("--stdio")
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
+                // Ctrl-C is ours to handle: the agent is told to cancel.
+                .process_group(0)
                 .spawn()
                 .with_context(|| format!("cannot start {}", agent.display()))?;
             let (Some(events), Some(requests)) = (child.stdout.take(), child.stdin.take()) else {

@@ -9,13 +9,14 @@ use crate::host::{Host, refusal};
 use crate::output;
 use anyhow::{Result, bail};
 use request::Request;
-pub(crate) use request::{choose, duration, open_xen};
+pub(crate) use request::{check_build, choose, duration, open_xen};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use view::{InjectView, text, why_not};
 use xfi_model::{
-    AgentRun, Command, EventBody, Fault, InjectionRecord, InjectionState, Location, Register,
+    AgentHello, AgentRun, Command, EventBody, Fault, InjectionRecord, InjectionState, Location,
+    Register,
 };
 use xfi_symbols::Symbols;
 
@@ -30,22 +31,16 @@ pub(crate) fn run(args: &Inject) -> Result<()> {
     if let Some(task) = args.task.selector() {
         return crate::inject_task::run(args, task);
     }
+    if let Some(asked) = args.memory.asked()? {
+        return crate::memory::inject(args, &asked);
+    }
     let request = Request::check(args)?;
     let mut host = Host::find().map_err(|e| match &args.domain {
         Some(name) => e.context(format!("cannot look up domain '{name}'")),
         None => e,
     })?;
     let hello = host.hello()?;
-    if hello.capabilities.is_none() {
-        return Err(coded(
-            Exit::NoHost,
-            format!(
-                "the Xen of {} has no xfi hypercall; load it with: xfi livepatch load (or boot the \
-                 patched Xen: docs/real-host.md)",
-                hello.hostname
-            ),
-        ));
-    }
+    need_hypercall(&hello)?;
     let symbols = request.symbols(host.artifacts())?;
     let fault = request.fault(host.default_target.as_deref(), &hello, &symbols)?;
     let op = fault.op;
@@ -69,6 +64,21 @@ pub(crate) fn run(args: &Inject) -> Result<()> {
     } else {
         Err(coded(Exit::NotFired, why_not(&record)))
     }
+}
+
+/// Whether this Xen has the hypercall.
+pub(crate) fn need_hypercall(hello: &AgentHello) -> Result<()> {
+    if hello.capabilities.is_some() {
+        return Ok(());
+    }
+    Err(coded(
+        Exit::NoHost,
+        format!(
+            "the Xen of {} has no xfi hypercall; load it with: xfi livepatch load (or boot the \
+             patched Xen: docs/real-host.md)",
+            hello.hostname
+        ),
+    ))
 }
 
 /// Gives the agent the fault and waits for its end, which `end_of` tells from

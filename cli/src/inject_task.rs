@@ -20,13 +20,23 @@ const EXPIRE: Duration = Duration::from_secs(10);
 #[command(next_help_heading = "A Linux task instead of a vCPU (in dom0: --domain Domain-0)")]
 pub(crate) struct TaskArgs {
     /// A user process, by ptrace; also st0-st7, xmm0-xmm15, ymm0-ymm15, mxcsr.
-    #[arg(long, value_name = "NAME|PID", group = "task")]
+    #[arg(
+        long,
+        value_name = "NAME|PID",
+        group = "task",
+        conflicts_with = "memory"
+    )]
     pub(crate) process: Option<String>,
     /// A kernel thread, by the module: rbx rbp r12-r15 rsp ret as saved.
-    #[arg(long, value_name = "NAME|PID", group = "task")]
+    #[arg(
+        long,
+        value_name = "NAME|PID",
+        group = "task",
+        conflicts_with = "memory"
+    )]
     pub(crate) kthread: Option<String>,
     /// What a task is for: apache, postgres:checkpointer, os, xenconsoled, qemu, ...
-    #[arg(long, value_name = "ROLE", group = "task")]
+    #[arg(long, value_name = "ROLE", group = "task", conflicts_with = "memory")]
     pub(crate) role: Option<String>,
     /// Which of several that fit, oldest first; wraps round.
     #[arg(long, value_name = "N", default_value_t = 0, requires = "task")]

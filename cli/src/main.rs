@@ -9,7 +9,10 @@ mod inject;
 mod inject_task;
 mod livepatch;
 mod locations;
+mod memory;
 mod output;
+mod peek;
+mod profile;
 mod progress;
 mod report;
 mod show;
@@ -29,6 +32,8 @@ fn main() -> ExitCode {
         Command::Domains(o) => host::domains(o.output),
         Command::Inject(args) => inject::run(&args),
         Command::Locations(args) => locations::run(&args),
+        Command::Peek(args) => peek::run(&args),
+        Command::Profile(args) => profile::run(&args),
         Command::Status(o) => host::status(o.output),
         Command::Disarm { id, output } => host::disarm(id, output.output),
         Command::Campaign(command) => campaign::run(command),

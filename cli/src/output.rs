@@ -69,6 +69,22 @@ pub(crate) fn word(value: &impl Serialize) -> String {
     }
 }
 
+/// Compares a schema with the committed one, or writes it anew.
+#[cfg(test)]
+pub(crate) fn check_schema(name: &str, schema: &impl Serialize) {
+    let schema = serde_json::to_string_pretty(schema).unwrap();
+    let path = format!("{}/../docs/schema/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("XFI_BLESS").is_some() {
+        std::fs::write(&path, format!("{schema}\n")).unwrap();
+    }
+    let committed = std::fs::read_to_string(path).unwrap_or_default();
+    assert_eq!(
+        committed.trim(),
+        schema,
+        "docs/schema/{name}.json is out of date; XFI_BLESS=1 writes it anew"
+    );
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

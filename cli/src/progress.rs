@@ -31,6 +31,20 @@ pub(crate) fn countdown(what: &str, longest: Duration) -> ProgressBar {
     bar
 }
 
+/// A bar with the time that remains, in milliseconds, on a terminal.
+pub(crate) fn remaining(what: &str, time: Duration) -> ProgressBar {
+    if !on_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+        .with_message(what.to_owned());
+    bar.set_style(
+        ProgressStyle::with_template("{msg} {bar:30} {eta} left; Ctrl-C ends it")
+            .expect("a template"),
+    );
+    bar
+}
+
 /// Steps of a testbed: one line each, with what is expected and what it took.
 #[derive(Default)]
 pub(crate) struct Steps {

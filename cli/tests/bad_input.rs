@@ -126,6 +126,11 @@ fn commands_that_need_a_host_say_how_to_get_one() {
         &["domains"],
         &["status"],
         &["disarm"],
+        &["profile"],
+        &["peek", "--xen-memory", "do_iret"],
+        &["peek", "--guest-memory", "web1:0x1000"],
+        &["inject", "--xen-memory", "do_iret+0x8", "--bit", "1"],
+        &["inject", "--guest-memory", "web1:0x1000", "--bit", "1"],
         &["testbed", "status"],
         &["testbed", "reset"],
         &["testbed", "ssh"],
@@ -237,6 +242,70 @@ fn a_hypercall_is_refused_before_a_host_is_looked_for() {
     refused(&call("iret", "5x", "rbx"), 2, &["--at", "'5x'", "+OFFSET"]);
     refused(&call("iret", "5", "cs"), 2, &["--reg", "cs", "rax", "rip"]);
     refused(&call("iret", "5", "rbx"), 4, &["xfi testbed up"]);
+}
+
+#[test]
+fn a_word_of_memory_is_refused_before_a_host_is_looked_for() {
+    let inject = |option, place, bit| ["inject", option, place, "--bit", bit];
+    let xen = |place, bit| inject("--xen-memory", place, bit);
+    let guest = |place, bit| inject("--guest-memory", place, bit);
+    refused(&xen("do iret", "1"), 2, &["'do iret'", "SYMBOL+OFFSET"]);
+    refused(&xen("0xzz", "1"), 2, &["--xen-memory", "'0xzz'"]);
+    refused(&xen("", "1"), 2, &["--xen-memory", "''"]);
+    refused(&xen("do_iret", "64"), 2, &["--bit", "'64'", "0 to 63"]);
+    refused(&xen("0x1001", "8"), 2, &["--bit: 8", "0 to 7"]);
+    refused(&guest("web1", "1"), 2, &["'web1'", "DOMAIN:ADDRESS"]);
+    refused(&guest("web1:", "1"), 2, &["'web1:'", "web1:0x1000000"]);
+    refused(&guest(":0x1000", "1"), 2, &["':0x1000'"]);
+    refused(&guest("web1:schedule", "1"), 2, &["'web1:schedule'"]);
+    refused(&guest("web1:0x1002", "16"), 2, &["2-byte", "0 to 15"]);
+    refused(&guest("web1:0x1000", "x"), 2, &["'x'", "0 to 63"]);
+    refused(
+        &["inject", "--xen-memory", "0x1004", "--mask", "0x100000000"],
+        2,
+        &["--mask", "32", "0 to 31"],
+    );
+    refused(
+        &["inject", "--xen-memory", "0x1004", "--mask", "0x0"],
+        2,
+        &["--mask", "changes nothing"],
+    );
+    let sized = |size| ["peek", "--xen-memory", "0x1004", "--size", size];
+    refused(&sized("8"), 2, &["no multiple of 8", "1 2 4"]);
+    refused(&sized("3"), 2, &["--size: '3'", "1 2 4 8"]);
+    let many = |count| ["peek", "--xen-memory", "0x1000", "--count", count];
+    refused(&many("0"), 2, &["--count: '0'", "1 to 1024"]);
+    refused(&many("1025"), 2, &["'1025'", "1 to 1024"]);
+    refused(&many("x"), 2, &["'x'"]);
+    refused(&["peek"], 2, &["--xen-memory", "--guest-memory"]);
+}
+
+#[test]
+fn a_profiles_time_is_refused_with_the_longest_there_is() {
+    refused(
+        &["profile", "--for", "soon"],
+        2,
+        &["--for: 'soon'", "500ms"],
+    );
+    refused(&["profile", "--for", "25h"], 2, &["--for: '25h'", "24h"]);
+    refused(&["profile", "--for", "0s"], 2, &["--for: '0s'", "1ms"]);
+}
+
+#[test]
+fn a_campaign_with_faults_in_memory_is_refused_by_the_fields_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    let name = file.to_str().unwrap();
+    for field in ["xen_memory = \"jiffies\"", "guest_memory = \"web1:0x1000\""] {
+        let body = format!(
+            "format = 1\nname = \"c\"\nseed = 3\n[testbed]\nkind = \"emulated\"\nlayout = \
+             \"http\"\n[workload]\nkind = \"http\"\n[faults]\ninjections = 1\ngolden = 0\ndummy = \
+             0\n{field}\n"
+        );
+        std::fs::write(&file, body).unwrap();
+        let says = [field.split(' ').next().unwrap(), "registers"];
+        refused(&["campaign", "plan", name], 2, &says);
+    }
 }
 
 #[test]

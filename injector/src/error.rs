@@ -47,6 +47,20 @@ pub enum InjectError {
     /// A location of another kind.
     #[error("{0} is no register inside a hypercall")]
     NotOfHypercall(String),
+    /// A location of another kind.
+    #[error("{0} is no word of memory")]
+    NotOfMemory(String),
+    /// A number of words that cannot be read at once.
+    #[error("{count} words cannot be read at once; valid: 1 to {most}")]
+    BadWordCount {
+        /// How many were asked for.
+        count: u32,
+        /// How many there can be.
+        most: u32,
+    },
+    /// A time that hypercalls cannot be counted for.
+    #[error("hypercalls cannot be counted for {0} ms; valid: 1 ms to one day")]
+    BadProfileTime(u64),
     /// A fault that changes nothing.
     #[error("the mask is 0: a fault needs at least one bit (only a dummy may have none)")]
     EmptyMask,
@@ -96,6 +110,9 @@ impl InjectError {
             | InjectError::BitsNotArmableInXen { .. }
             | InjectError::NotOfHypercall(_)
             | InjectError::NotOfVcpu(_)
+            | InjectError::NotOfMemory(_)
+            | InjectError::BadWordCount { .. }
+            | InjectError::BadProfileTime(_)
             | InjectError::BadTrigger { .. } => AgentErrorCode::Invalid,
         }
     }
@@ -107,10 +124,18 @@ pub fn error_code(e: &ToolError) -> AgentErrorCode {
         ToolError::NoSuchDomain { .. }
         | ToolError::NoSuchDomainId { .. }
         | ToolError::NoSuchVcpu { .. } => AgentErrorCode::NoSuchDomain,
-        ToolError::Busy { .. } | ToolError::NoFreeSlot { .. } => AgentErrorCode::Busy,
-        ToolError::Invalid(_) | ToolError::Unsupported(_) | ToolError::BadGuest { .. } => {
-            AgentErrorCode::Invalid
-        }
+        ToolError::Busy { .. }
+        | ToolError::HypercallBusy { .. }
+        | ToolError::ProfileRunning
+        | ToolError::NoFreeSlot { .. } => AgentErrorCode::Busy,
+        ToolError::Invalid(_)
+        | ToolError::Unsupported(_)
+        | ToolError::BadLocation { .. }
+        | ToolError::NotMapped { .. }
+        | ToolError::NotMemory { .. }
+        | ToolError::BadWord { .. }
+        | ToolError::BadMask { .. }
+        | ToolError::BadGuest { .. } => AgentErrorCode::Invalid,
         ToolError::NotAvailable(_)
         | ToolError::NotPermitted(_)
         | ToolError::OtherVersion { .. } => AgentErrorCode::NotAvailable,

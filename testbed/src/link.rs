@@ -216,6 +216,7 @@ fn last_event_of(command: &Command) -> fn(&EventBody) -> bool {
         Command::XenConsole => |e| matches!(e, EventBody::XenConsole { .. }),
         Command::GuestConsole { .. } => |e| matches!(e, EventBody::GuestConsole { .. }),
         Command::Integrity => |e| matches!(e, EventBody::Integrity(_)),
+        Command::Peek { .. } => |e| matches!(e, EventBody::Memory { .. }),
         _ => |e| matches!(e, EventBody::Done),
     }
 }

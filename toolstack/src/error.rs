@@ -75,7 +75,7 @@ pub enum Error {
         size: u32,
     },
     /// Profiles are one at a time.
-    #[error("Xen is counting hypercalls already; stop that first")]
+    #[error("Xen is counting hypercalls already; let that end, or disarm everything")]
     ProfileRunning,
     /// Nothing was ever counted.
     #[error("Xen has counted no hypercalls since it booted")]

@@ -162,7 +162,10 @@ fn wrong_flip(fault: &Fault, injection: &InjectionRecord, dummy: bool) -> Option
             }
             register
         }
-        Location::Task { .. } | Location::TaskKill { .. } => {
+        Location::Task { .. }
+        | Location::TaskKill { .. }
+        | Location::XenMemory { .. }
+        | Location::GuestMemory { .. } => {
             return Some(format!(
                 "the injection was in a vCPU, the plan asks for {}",
                 fault.location

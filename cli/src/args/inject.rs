@@ -2,11 +2,13 @@
 
 use super::OutputArgs;
 use crate::inject_task::TaskArgs;
+use crate::memory::MemoryArgs;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
 /// Flip bits of a register: of a guest's vCPU as Xen switches it in, of Xen
-/// itself at an instruction of a hypercall's handler, or of a Linux task.
+/// itself at an instruction of a hypercall's handler, or of a Linux task; or of a
+/// word of memory, at once or --after a time.
 ///
 /// In dom0 of a Xen host this acts on that host; elsewhere on the testbed that
 /// is up.
@@ -29,12 +31,17 @@ Examples:
   in a Linux task: of a guest, or of dom0
     xfi inject --domain web1 --role apache --reg xmm3 --bit 100
     xfi inject --domain Domain-0 --kthread xenwatch --reg r12 --bit 40 --after 2s
+  a word of memory: of Xen's, of a guest's, of dom0's
+    xfi inject --xen-memory do_iret+0x10 --bit 21
+    xfi inject --guest-memory web1:0x1000000 --bit 3 --after 2s
+    xfi inject --guest-memory Domain-0:0x1000000 --size 1 --mask 0x3 --op set
   for scripts
     xfi inject --reg rax --bit 0 --output json | jq .changed")]
 pub(crate) struct Inject {
     /// The register: rax rbx rcx rdx rsi rdi rbp rsp r8-r15 rip rflags cs ss ds es fs gs;
     /// with --hypercall up to rip.
-    #[arg(long, value_name = "REG", required_unless_present = "kill")]
+    #[arg(long, value_name = "REG", conflicts_with = "memory",
+          required_unless_present_any = ["kill", "xen_memory", "guest_memory"])]
     pub(crate) reg: Option<String>,
     /// The bit, from 0.
     #[arg(long, value_name = "BIT", conflicts_with = "mask")]
@@ -47,13 +54,13 @@ pub(crate) struct Inject {
     pub(crate) op: Op,
     /// The guest; by default the testbed's default target, else the only one. With
     /// --hypercall the caller, and by default any.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "memory")]
     pub(crate) domain: Option<String>,
     /// The vCPU, from 0.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "memory")]
     pub(crate) vcpu: u32,
     /// When: `kick` stops the vCPU for it, `switch` waits for a context switch [default: kick].
-    #[arg(long, value_enum, value_name = "TRIGGER")]
+    #[arg(long, value_enum, value_name = "TRIGGER", conflicts_with = "memory")]
     pub(crate) trigger: Option<Trigger>,
     /// Not before this long after arming: 500ms, 10s; a day at most.
     #[arg(long, default_value = "0s", value_name = "DURATION")]
@@ -61,20 +68,20 @@ pub(crate) struct Inject {
     /// Only while RIP lies here: START..END (half-open), user, kernel, xen (a Xen inside the
     /// guest), a symbol of the guest's kernel (web1:schedule) or of the Xen inside it
     /// (do_iret), or a part of one (web1:schedule+0x10..+0x40).
-    #[arg(long, value_name = "WHERE")]
+    #[arg(long, value_name = "WHERE", conflicts_with = "memory")]
     pub(crate) rip: Option<String>,
     /// Only in this mode.
-    #[arg(long, value_enum, value_name = "MODE")]
+    #[arg(long, value_enum, value_name = "MODE", conflicts_with = "memory")]
     pub(crate) mode: Option<Mode>,
     /// On the nth matching event, from 1.
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", conflicts_with = "memory")]
     pub(crate) nth: u32,
     /// Give up this long after arming [default: 10s more than --after].
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", conflicts_with = "memory")]
     pub(crate) expire: Option<String>,
     /// Flip a register of Xen inside this hypercall: iret, stack_switch, multicall, ...
     #[arg(long, value_name = "HYPERCALL", requires = "at",
-          conflicts_with_all = ["vcpu", "trigger", "rip", "mode"])]
+          conflicts_with_all = ["vcpu", "trigger", "rip", "mode", "memory"])]
     pub(crate) hypercall: Option<String>,
     /// At this instruction of its handler: a number of `xfi locations`, +OFFSET, an address or
     /// SYMBOL+OFFSET.
@@ -82,6 +89,8 @@ pub(crate) struct Inject {
     pub(crate) at: Option<String>,
     #[command(flatten)]
     pub(crate) task: TaskArgs,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     #[command(flatten)]
     pub(crate) symbols: SymbolArgs,
     #[command(flatten)]

@@ -344,7 +344,7 @@ pub(crate) fn open_xen(given: Option<&Path>) -> Result<Elf> {
 }
 
 /// An instruction's address holds in one build of Xen alone.
-fn check_build(elf: &Elf, hello: &AgentHello) -> Result<()> {
+pub(crate) fn check_build(elf: &Elf, hello: &AgentHello) -> Result<()> {
     match (elf.build_id(), hello.xen_build_id.as_deref()) {
         (Some(file), Some(host)) if file != host => Err(usage(format!(
             "{} is Xen {file}, {} runs Xen {host}; name that one's xen-syms with --xen-symbols",

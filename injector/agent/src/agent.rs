@@ -1,6 +1,9 @@
 //! Requests in, events out, and the run under way.
 
 mod arming;
+mod memory;
+mod prepare;
+mod profile;
 mod tasks;
 
 use crate::channel::{Channel, Got};
@@ -15,18 +18,17 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use xfi_injector::armed::{Armed, Ended, Place};
+use xfi_injector::memory::PlannedFlip;
+use xfi_injector::profile::Counting;
 use xfi_model::{
-    AgentErrorCode, AgentHello, AgentRun, Command, Event, EventBody, GuestLayout, InjectionId,
-    InjectionState, PROTOCOL_VERSION, Request,
+    AgentErrorCode, AgentHello, AgentRun, Command, Event, EventBody, InjectionId, InjectionState,
+    PROTOCOL_VERSION, Request,
 };
 use xfi_toolstack::{Hypercall, guest_console, host};
 
 /// Records of finished injections are asked for as long as Xen keeps them, but
 /// no more than so many.
 const REMEMBERED: usize = 64;
-
-/// How often guests' consoles are looked at while they start.
-const READY_POLL: Duration = Duration::from_millis(100);
 
 type Handled = Result<(), Refusal>;
 
@@ -37,6 +39,8 @@ struct Run {
     poll: Duration,
     injection: Option<Armed<Hypercall>>,
     task: Option<tasks::TaskRun>,
+    memory: Option<PlannedFlip>,
+    profile: Option<Counting>,
     next_poll: Instant,
     /// How long to observe after the flip; none ends the run with it.
     observe: Option<Duration>,
@@ -44,7 +48,7 @@ struct Run {
     end: Option<Instant>,
     final_checks: bool,
     /// Held while something of ours may be armed.
-    _owner: Option<Owner>,
+    owner: Option<Owner>,
 }
 
 /// The agent.
@@ -241,6 +245,14 @@ impl Agent {
                 let result = self.host.integrity()?;
                 self.emit(seq, EventBody::Integrity(result));
             }
+            Command::Peek { location, count } => {
+                let words = self.memory(&location)?.peek(&location, count)?;
+                self.emit(seq, EventBody::Memory { words });
+            }
+            Command::Profile { domain, for_ms } => {
+                self.not_during_a_run("profile")?;
+                self.start_profile(seq, domain, for_ms)?;
+            }
         }
         Ok(())
     }
@@ -275,67 +287,12 @@ impl Agent {
         }
     }
 
-    fn prepare(&mut self, seq: u64, guests: &[GuestLayout], patience: Duration) -> Handled {
-        let end = Instant::now() + patience;
-        let mut waiting = Vec::new();
-        for guest in guests {
-            let before = guest_console::length(&guest.name)?;
-            let (started, message) = self.host.start(guest)?;
-            self.progress(seq, message);
-            waiting.push((guest, if started { before } else { 0 }));
-        }
-        while !waiting.is_empty() {
-            let mut still = Vec::new();
-            for (guest, skip) in waiting {
-                if guest_console::has_line(&guest.name, &guest.ready_line, skip)? {
-                    self.progress(seq, format!("{} is ready", guest.name));
-                } else {
-                    still.push((guest, skip));
-                }
-            }
-            waiting = still;
-            let Some((guest, _)) = waiting.first() else {
-                break;
-            };
-            if Instant::now() >= end {
-                let last = guest_console::tail(&guest.name, 3).unwrap_or_default();
-                return Err(Refusal {
-                    code: AgentErrorCode::Failed,
-                    message: format!(
-                        "'{}' did not print '{}' within {} ms; the last lines of its console: {}",
-                        guest.name,
-                        guest.ready_line,
-                        patience.as_millis(),
-                        if last.is_empty() {
-                            "none".to_owned()
-                        } else {
-                            last.join(" | ")
-                        }
-                    ),
-                });
-            }
-            if self.signalled() {
-                self.mute = true;
-                break;
-            }
-            std::thread::sleep(READY_POLL);
-        }
-        self.warm_up();
-        Ok(())
-    }
-
-    /// Does now what a run would otherwise do first: opens, looks up, learns.
-    /// On a host that lacks one of these the run itself says so.
-    fn warm_up(&mut self) {
-        let _ = self.host.hypercall();
-        let _ = self.host.domains();
-        let _ = self.host.new_console_lines();
-        let _ = self.host.integrity();
-    }
-
     fn start_run(&mut self, seq: u64, run: AgentRun) -> Handled {
         if run.fault.as_ref().is_some_and(tasks::in_task) {
             return self.start_task_run(seq, run);
+        }
+        if run.fault.as_ref().is_some_and(|f| f.location.is_memory()) {
+            return self.start_memory_run(seq, run);
         }
         let (mut injection, mut owner) = (None, None);
         if let Some(fault) = &run.fault {
@@ -345,13 +302,13 @@ impl Agent {
             self.before_run();
         }
         let start = Instant::now();
-        let poll = Duration::from_millis(u64::from(run.poll_ms.max(1)));
         // Before the drawn moment there is nothing to ask.
         let first = Duration::from_nanos(run.fault.as_ref().map_or(0, |f| f.trigger.after_ns));
-        let observe = run.observe_ms.map(Duration::from_millis);
-        let end = injection
+        let mut next = Run::of(seq, &run);
+        next.end = injection
             .is_none()
-            .then(|| start + observe.unwrap_or_default());
+            .then(|| start + next.observe.unwrap_or_default());
+        next.next_poll = start + first.max(Duration::from_millis(1));
         if let Some(armed) = &injection {
             let (id, domid) = (armed.id(), armed.domid());
             self.known.push_back((id, armed.place().clone()));
@@ -361,17 +318,9 @@ impl Agent {
             self.run = None;
             self.emit(seq, EventBody::Armed { id, domid });
         }
-        self.run = Some(Run {
-            seq,
-            poll,
-            injection,
-            task: None,
-            next_poll: start + first.max(Duration::from_millis(1)),
-            observe,
-            end,
-            final_checks: run.final_checks,
-            _owner: owner,
-        });
+        next.injection = injection;
+        next.owner = owner;
+        self.run = Some(next);
         Ok(())
     }
 
@@ -409,7 +358,17 @@ impl Agent {
         {
             return;
         }
+        if let Some(flip) = run.memory.take()
+            && let Err(refusal) = self.tick_memory(&mut run, flip)
+        {
+            return self.refuse(run.seq, refusal);
+        }
         if run.end.is_some_and(|end| end <= now) {
+            if let Some(counting) = run.profile.take()
+                && let Err(refusal) = self.end_profile(run.seq, counting)
+            {
+                return self.refuse(run.seq, refusal);
+            }
             if run.final_checks {
                 self.final_checks(run.seq);
             }
@@ -462,14 +421,41 @@ impl Agent {
         if let Some(task) = run.task.take() {
             self.cancel_task(run.seq, task);
         }
+        if let Some(flip) = run.memory.take() {
+            let record = Box::new(flip.disarm());
+            self.emit(run.seq, EventBody::MemoryInjection { record });
+        }
+        if let Some(counting) = run.profile.take()
+            && let Err(refusal) = self.end_profile(run.seq, counting)
+        {
+            return self.refuse(run.seq, refusal);
+        }
         self.emit(run.seq, EventBody::Done);
     }
 }
 
 impl Run {
+    /// Nothing in it yet, and no end.
+    fn of(seq: u64, run: &AgentRun) -> Run {
+        Run {
+            seq,
+            poll: Duration::from_millis(u64::from(run.poll_ms.max(1))),
+            injection: None,
+            task: None,
+            memory: None,
+            profile: None,
+            next_poll: Instant::now(),
+            observe: run.observe_ms.map(Duration::from_millis),
+            end: None,
+            final_checks: run.final_checks,
+            owner: None,
+        }
+    }
+
     /// When it next needs attention.
     fn wakes(&self) -> Instant {
-        match (self.injection.is_some() || self.task.is_some(), self.end) {
+        let waits = self.injection.is_some() || self.task.is_some() || self.memory.is_some();
+        match (waits, self.end) {
             (false, Some(end)) => end,
             _ => self.next_poll,
         }

@@ -6,8 +6,8 @@ use std::rc::Rc;
 #[cfg(feature = "dom0")]
 use std::time::{Duration, Instant};
 use xfi_injector::integrity::{self, Integrity};
-use xfi_model::{AgentErrorCode, DomainInfo, IntegrityResult};
-use xfi_toolstack::{DomainTable, Error, Hypercall, Result, Target, XenControl};
+use xfi_model::{AgentErrorCode, DOM0_NAME, DomId, DomainInfo, IntegrityResult};
+use xfi_toolstack::{DomainTable, Error, Hypercall, Result, Target, XenControl, XenDomain};
 
 #[cfg(feature = "dom0")]
 use xfi_toolstack::Libvirt;
@@ -144,6 +144,19 @@ impl Host {
             };
         }
         cheap
+    }
+
+    /// A domain as Xen has it, dom0 too.
+    pub(crate) fn xen_domain(&mut self, name: &str) -> Result<XenDomain> {
+        let (control, table) = self.control()?;
+        let domid = match name {
+            DOM0_NAME => DomId::DOM0,
+            name => table.find(control, name)?.domid,
+        };
+        let mut domains = control.domains()?.into_iter();
+        domains
+            .find(|d| d.domid == domid)
+            .ok_or(Error::NoSuchDomainId { domid: domid.0 })
     }
 
     pub(crate) fn console(&mut self) -> Result<Vec<String>> {

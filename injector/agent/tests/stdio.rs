@@ -124,6 +124,8 @@ fn without_xen_each_request_is_answered_with_what_is_missing() {
         r#"{"seq":2,"command":"status"}"#,
         r#"{"seq":3,"command":"disarm","id":null}"#,
         r#"{"seq":4,"command":"xen_console"}"#,
+        r#"{"seq":5,"command":"peek","location":{"kind":"xen_memory","address":"0x1000","size":8},"count":1}"#,
+        r#"{"seq":6,"command":"profile","domain":null,"for_ms":1000}"#,
         &run,
     ] {
         let (code, message) = agent.error(request);
@@ -147,6 +149,8 @@ fn what_is_no_request_is_refused_and_the_next_one_served() {
         "{\"seq\":-1,\"command\":\"hello\"}",
         "{\"seq\":1,\"command\":\"nosuch\"}",
         "{\"seq\":1,\"command\":\"run\",\"fault\":{}}",
+        "{\"seq\":1,\"command\":\"peek\",\"count\":1}",
+        "{\"seq\":1,\"command\":\"profile\",\"for_ms\":-1}",
         "\u{0}\u{1}\u{fffd}",
     ] {
         assert_eq!(agent.error(line).0, AgentErrorCode::BadRequest, "{line:?}");
@@ -260,6 +264,19 @@ fn bad_arguments_are_named() {
         let text = String::from_utf8(out.stderr).unwrap();
         assert!(text.contains("usage"), "{text}");
     }
+}
+
+#[test]
+fn what_is_no_memory_and_no_time_is_refused_with_the_value() {
+    let mut agent = Agent::start();
+    let vcpu = r#"{"kind":"vcpu_register","domain":"web1","vcpu":0,"register":"rbx"}"#;
+    let peek = format!(r#"{{"seq":1,"command":"peek","location":{vcpu},"count":1}}"#);
+    let (code, message) = agent.error(&peek);
+    assert_eq!(code, AgentErrorCode::Invalid);
+    assert!(message.contains("web1 rbx"), "{message}");
+    let (code, message) = agent.error(r#"{"seq":2,"command":"profile","domain":null,"for_ms":0}"#);
+    assert_eq!(code, AgentErrorCode::Invalid);
+    assert!(message.contains("0 ms"), "{message}");
 }
 
 #[test]

@@ -78,6 +78,26 @@ pub enum Location {
         /// The task.
         task: TaskSelector,
     },
+    /// A word of Xen's own memory, changed at once (thesis §4.5.1).
+    XenMemory {
+        /// Its virtual address, a multiple of the size.
+        address: Hex64,
+        /// The same as `symbol+0x…`, where known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        symbol: Option<String>,
+        /// The word's size: 1, 2, 4 or 8 bytes.
+        size: u32,
+    },
+    /// A word of a domain's memory, changed at once (thesis §4.5.1).
+    GuestMemory {
+        /// The domain's name; [`crate::DOM0_NAME`] is dom0.
+        domain: String,
+        /// What the domain takes for the physical address, a multiple of the
+        /// size.
+        address: Hex64,
+        /// The word's size: 1, 2, 4 or 8 bytes.
+        size: u32,
+    },
 }
 
 impl Location {
@@ -86,8 +106,10 @@ impl Location {
         match self {
             Location::VcpuRegister { domain, .. }
             | Location::Task { domain, .. }
-            | Location::TaskKill { domain, .. } => Some(domain),
+            | Location::TaskKill { domain, .. }
+            | Location::GuestMemory { domain, .. } => Some(domain),
             Location::HypercallRegister { domain, .. } => domain.as_deref(),
+            Location::XenMemory { .. } => None,
         }
     }
 
@@ -96,8 +118,19 @@ impl Location {
         match self {
             Location::VcpuRegister { register, .. }
             | Location::HypercallRegister { register, .. } => Some(*register),
-            Location::Task { .. } | Location::TaskKill { .. } => None,
+            Location::Task { .. }
+            | Location::TaskKill { .. }
+            | Location::XenMemory { .. }
+            | Location::GuestMemory { .. } => None,
         }
+    }
+
+    /// Whether it is a word of memory.
+    pub fn is_memory(&self) -> bool {
+        matches!(
+            self,
+            Location::XenMemory { .. } | Location::GuestMemory { .. }
+        )
     }
 }
 
@@ -132,6 +165,15 @@ impl fmt::Display for Location {
                 ..
             } => write!(f, "{domain} {register} of {task}"),
             Location::TaskKill { domain, task } => write!(f, "{domain} {task}"),
+            Location::XenMemory {
+                address, symbol, ..
+            } => {
+                write!(f, "Xen's memory at {address}")?;
+                symbol.as_ref().map_or(Ok(()), |s| write!(f, " ({s})"))
+            }
+            Location::GuestMemory {
+                domain, address, ..
+            } => write!(f, "{domain}'s memory at {address}"),
         }
     }
 }
@@ -165,7 +207,7 @@ impl BitOp {
 #[serde(rename_all = "snake_case")]
 pub enum TriggerKind {
     /// A Xen timer stops the vCPU at the drawn moment; the flip happens as it
-    /// is switched in again.
+    /// is switched in again. A task is stopped likewise, memory is changed then.
     Kick,
     /// The next natural context switch after the drawn moment.
     Switch,
@@ -344,6 +386,22 @@ mod tests {
         assert!(json.contains(r#""kind":"hypercall_register""#), "{json}");
         assert!(json.contains(r#""address":"0xffff82d0402f187c""#), "{json}");
         assert_eq!(serde_json::from_str::<Location>(&json).unwrap(), call);
+        let word = Location::XenMemory {
+            address: Hex64(0xffff_82d0_4020_0008),
+            symbol: Some("jiffies+0x8".into()),
+            size: 8,
+        };
+        assert_eq!(
+            word.to_string(),
+            "Xen's memory at 0xffff82d040200008 (jiffies+0x8)"
+        );
+        assert!(word.is_memory() && word.domain().is_none() && word.register().is_none());
+        let json = r#"{"kind":"guest_memory","domain":"Domain-0","address":"0x1000","size":4}"#;
+        let word: Location = serde_json::from_str(json).unwrap();
+        assert_eq!(word.to_string(), "Domain-0's memory at 0x0000000000001000");
+        assert_eq!((word.domain(), word.is_memory()), (Some("Domain-0"), true));
+        let odd = json.replace("size", "sise");
+        assert!(serde_json::from_str::<Location>(&odd).is_err());
     }
 
     #[test]

@@ -6,8 +6,8 @@
 //! it runs nothing is asked of it but [`Command::Cancel`].
 
 use crate::{
-    DomId, DomainInfo, Fault, GuestLayout, InjectionId, InjectionRecord, IntegrityResult,
-    TaskIdentity, TaskRecord,
+    DomId, DomainInfo, Fault, GuestLayout, InjectionId, InjectionRecord, IntegrityResult, Location,
+    MemoryRecord, MemoryWord, ProfileRecord, TaskIdentity, TaskRecord,
 };
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +72,21 @@ pub enum Command {
     KernelSymbols,
     /// Run the host integrity test now. Answered by [`EventBody::Integrity`].
     Integrity,
+    /// Read words of memory. Answered by [`EventBody::Memory`].
+    Peek {
+        /// The first word.
+        location: Location,
+        /// How many; at most [`crate::MAX_PEEK_WORDS`].
+        count: u32,
+    },
+    /// Count hypercalls. Answered at the end, or after [`Command::Cancel`] what
+    /// was counted until then, by [`EventBody::Profile`], then `Done`.
+    Profile {
+        /// The domain whose calls; none for all domains'.
+        domain: Option<String>,
+        /// For how long, milliseconds; at most [`crate::MAX_PROFILE_MS`].
+        for_ms: u64,
+    },
 }
 
 /// A run as the agent is given it.
@@ -147,6 +162,21 @@ pub enum EventBody {
     TaskInjection {
         /// What became of it.
         record: Box<TaskRecord>,
+    },
+    /// A fault in a word of memory ended.
+    MemoryInjection {
+        /// What became of it.
+        record: Box<MemoryRecord>,
+    },
+    /// Answer to `Peek`.
+    Memory {
+        /// The words, in order.
+        words: Vec<MemoryWord>,
+    },
+    /// Hypercalls as they were counted.
+    Profile {
+        /// The counts.
+        record: Box<ProfileRecord>,
     },
     /// Answer to `Status`.
     Injections {

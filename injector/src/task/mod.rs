@@ -448,7 +448,7 @@ impl Plan {
 }
 
 /// Now, by both clocks.
-fn now() -> Moment {
+pub(crate) fn now() -> Moment {
     let read = |clock| {
         clock_gettime(clock).map_or(0, |t| Duration::from(t).as_nanos().try_into().unwrap_or(0))
     };

@@ -83,6 +83,12 @@ pub enum SymbolsError {
         /// What is wrong.
         why: &'static str,
     },
+    /// A place in memory that cannot be parsed.
+    #[error("'{text}' is no place in Xen's memory; valid: an address 0x…, SYMBOL or SYMBOL+OFFSET")]
+    BadPlace {
+        /// The text.
+        text: String,
+    },
     /// Alternatives that one injection cannot have.
     #[error("'{text}' asks for {what}, and Xen's hypercall takes one RIP range and one mode")]
     TooMany {

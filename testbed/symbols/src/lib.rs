@@ -10,6 +10,7 @@ mod error;
 mod hypercalls;
 mod lines;
 mod locations;
+mod place;
 mod rip;
 mod table;
 
@@ -18,5 +19,6 @@ pub use error::SymbolsError;
 pub use hypercalls::{HYPERCALLS, Handler, Hypercall, find_hypercall};
 pub use lines::SourceLines;
 pub use locations::{At, Instruction, Locations, Part, Path as CodePath};
+pub use place::Place;
 pub use rip::{RipExpr, RipFilter, XEN_RESERVED};
 pub use table::{Symbol, SymbolTable, Symbols};

@@ -86,15 +86,10 @@ impl Agent {
             TaskRun::Here(armed)
         };
         self.run = Some(Run {
-            seq,
-            poll: Duration::from_millis(u64::from(run.poll_ms.max(1))),
-            injection: None,
             task: Some(task),
             next_poll,
-            observe: run.observe_ms.map(Duration::from_millis),
-            end: None,
-            final_checks: run.final_checks,
-            _owner: Some(owner),
+            owner: Some(owner),
+            ..Run::of(seq, &run)
         });
         Ok(())
     }

@@ -1,0 +1,61 @@
+//! Runs with a fault in a word of memory, and words that are read.
+
+use super::{Agent, Handled, Run};
+use crate::host::{Host, Refusal};
+use crate::owner::Owner;
+use std::time::{Duration, Instant};
+use xfi_injector::InjectError;
+use xfi_injector::memory::{Memory, PlannedFlip};
+use xfi_model::{AgentRun, EventBody, Location};
+
+impl Agent {
+    /// The memory that a location is in. Reading it changes nothing, so that the
+    /// host need not have opted in.
+    pub(super) fn memory(&mut self, location: &Location) -> Result<Memory, Refusal> {
+        Ok(match location {
+            Location::XenMemory { .. } => {
+                let xen = self.host.hypercall()?;
+                let info = xen.info()?;
+                Memory::of_xen(xen, &info)?
+            }
+            Location::GuestMemory { domain, .. } => {
+                Memory::of_domain(self.host.xen_domain(domain)?)?
+            }
+            other => return Err(InjectError::NotOfMemory(other.to_string()).into()),
+        })
+    }
+
+    pub(super) fn start_memory_run(&mut self, seq: u64, run: AgentRun) -> Handled {
+        let Some(fault) = &run.fault else {
+            return Ok(());
+        };
+        Host::check_opted_in("injecting faults")?;
+        let owner = Owner::take()?;
+        let memory = self.memory(&fault.location)?;
+        if run.final_checks {
+            self.before_run();
+        }
+        let flip = PlannedFlip::plan(memory, fault, run.dummy)?;
+        self.run = Some(Run {
+            next_poll: flip.due(),
+            memory: Some(flip),
+            owner: Some(owner),
+            ..Run::of(seq, &run)
+        });
+        Ok(())
+    }
+
+    /// Makes the flip when its moment has come.
+    pub(super) fn tick_memory(&mut self, run: &mut Run, flip: PlannedFlip) -> Handled {
+        let now = Instant::now();
+        if now < flip.due() {
+            run.next_poll = flip.due();
+            run.memory = Some(flip);
+            return Ok(());
+        }
+        let record = Box::new(flip.fire()?);
+        self.emit(run.seq, EventBody::MemoryInjection { record });
+        run.end = Some(now + run.observe.unwrap_or(Duration::ZERO));
+        Ok(())
+    }
+}
