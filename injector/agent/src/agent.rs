@@ -48,7 +48,7 @@ struct Run {
     end: Option<Instant>,
     final_checks: bool,
     /// Held while something of ours may be armed.
-    _owner: Option<Owner>,
+    owner: Option<Owner>,
 }
 
 /// The agent.
@@ -319,7 +319,7 @@ impl Agent {
             self.emit(seq, EventBody::Armed { id, domid });
         }
         next.injection = injection;
-        next._owner = owner;
+        next.owner = owner;
         self.run = Some(next);
         Ok(())
     }
@@ -448,7 +448,7 @@ impl Run {
             observe: run.observe_ms.map(Duration::from_millis),
             end: None,
             final_checks: run.final_checks,
-            _owner: None,
+            owner: None,
         }
     }
 

@@ -39,7 +39,7 @@ impl Agent {
         self.run = Some(Run {
             next_poll: flip.due(),
             memory: Some(flip),
-            _owner: Some(owner),
+            owner: Some(owner),
             ..Run::of(seq, &run)
         });
         Ok(())

@@ -26,7 +26,7 @@ impl Agent {
         let counting = Counting::start(xen, &info, domain)?;
         self.run = Some(Run {
             profile: Some(counting),
-            _owner: Some(owner),
+            owner: Some(owner),
             end: Some(Instant::now() + long),
             ..Run::of(
                 seq,

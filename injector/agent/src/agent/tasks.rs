@@ -88,7 +88,7 @@ impl Agent {
         self.run = Some(Run {
             task: Some(task),
             next_poll,
-            _owner: Some(owner),
+            owner: Some(owner),
             ..Run::of(seq, &run)
         });
         Ok(())
