@@ -54,7 +54,7 @@ pub(crate) enum Command {
     Domains(OutputArgs),
     /// Flip bits: of a register of a guest's vCPU, of Xen inside a hypercall or of a task; of
     /// memory.
-    Inject(Inject),
+    Inject(Box<Inject>),
     /// List hypercalls, or the numbered instructions of one hypercall's handler.
     Locations(Locations),
     /// Read words of Xen's memory, or of a domain's.

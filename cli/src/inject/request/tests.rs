@@ -9,7 +9,7 @@ fn args(line: &str) -> Inject {
         .unwrap_or_else(|e| panic!("{e}"))
         .command
     {
-        Command::Inject(inject) => inject,
+        Command::Inject(inject) => *inject,
         other => panic!("{other:?}"),
     }
 }
