@@ -32,12 +32,12 @@ test: testbed stock
 	@echo "xfi test: lint, unit and property tests (5 min), then tests on the emulated testbed (10 min)"
 	@$(MAKE) --no-print-directory lint
 	xen-patches/tests/run.sh
-	$(CARGO) test --workspace --release
+	$(CARGO) test --workspace --release --no-fail-fast
 
 test-lab: testbed stock xen-4.17
 	@echo "xfi test-lab: what make test does, and the long tests (30 min)"
 	xen-patches/tests/run.sh
-	XFI_LAB=long $(CARGO) test --workspace --release
+	XFI_LAB=long $(CARGO) test --workspace --release --no-fail-fast
 
 bench: testbed
 	@echo "xfi bench: restores, 50 runs with two and ten clients, instruction counts (15 min)"
