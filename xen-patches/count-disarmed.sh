@@ -3,7 +3,9 @@
 # Count, in the built binary, the instructions that a switch to a guest, and a
 # hypercall, execute more than without our patches while nothing is armed.
 #
-#   xen-patches/count-disarmed.sh [xen-syms]     default: target/xen/4.20/xen-syms
+#   xen-patches/count-disarmed.sh [version or xen-syms]     default: 4.20
+#
+# A version stands for target/xen/<version>/xen-syms.
 #
 # Prints {"pv":n,"svm":n,"vmx":n,"max":n,"hypercall":n}: for a switch to a guest of
 # that kind, the most of these, and for a hypercall.
@@ -16,9 +18,10 @@
 # our slow path, and that nothing else in Xen reads either.
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-syms=${1-$here/../target/xen/4.20/xen-syms}
+syms=${1-4.20}
+[[ $syms =~ ^[0-9]+\.[0-9]+$ ]] && syms=$here/../target/xen/$syms/xen-syms
 [[ -r $syms ]] || {
-    echo "count-disarmed: error: no $syms; xen-patches/build.sh makes it" >&2
+    echo "count-disarmed: error: no $syms; xen-patches/build.sh <version> makes it" >&2
     exit 1
 }
 
@@ -117,7 +120,7 @@ for name in DISPATCH:
 
 # Those in our own files only run when something is, or is to be, armed.
 ours = {"do_xfi_op", "xfi_tail", "finish", "call_off", "arm", "capabilities", "disarm",
-        "start", "set_dr3", "clear_dr3", "watch", "advance", "timer_fn"}
+        "start", "begin", "set_dr3", "clear_dr3", "watch", "advance", "timer_fn"}
 for counter, others in (ARMED, set(TAILS.values())), (HYPERCALLS, {SWITCH, *DISPATCH}):
     for i in readers(counter):
         owner = base(insns[i][2])

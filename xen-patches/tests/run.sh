@@ -1,7 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# Test the patches without booting them; a few seconds. Each test passes, fails,
-# or is skipped with the reason. Exit status: 0, or 1 if any failed.
+# Test the patches without booting them; a few seconds.
+#
+#   xen-patches/tests/run.sh [version...]     default: all there are
+#
+# Each test passes, fails, or is skipped with the reason. Exit status: 0, or 1 if
+# any failed.
 set -euo pipefail
 shopt -s nullglob
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
@@ -41,9 +45,19 @@ else
     skip "header: 32-bit callers" "gcc -m32 doesn't work here"
 fi
 
-for series in "$patches"/*/series; do
-    dir=${series%/series}
-    version=${dir##*/}
+versions=("$@")
+if ((!$#)); then
+    versions=("$patches"/*/series)
+    versions=("${versions[@]%/series}")
+    versions=("${versions[@]##*/}")
+fi
+for version in "${versions[@]}"; do
+    dir=$patches/$version
+    series=$dir/series
+    [[ $version =~ ^[0-9]+\.[0-9]+$ && -e $series ]] || {
+        fail "there are patches for Xen '$version'"
+        continue
+    }
     mapfile -t names < <(sed 's/[[:space:]].*//; /^#/d; /^$/d' "$series")
 
     unlisted=()
@@ -73,7 +87,7 @@ for series in "$patches"/*/series; do
 
     orig=$(awk '/\.orig\.tar/ { print $3 }' "$dir/sources")
     if [[ ! -e $sources/$orig ]]; then
-        skip "$version: the series applies" "no $orig; xen-patches/build.sh fetches it"
+        skip "$version: the series applies" "no $orig; xen-patches/build.sh $version fetches it"
         continue
     fi
     src=$work/src-$version
@@ -98,7 +112,7 @@ for series in "$patches"/*/series; do
             fail "$version: at most 8 instructions when disarmed, on a switch and on a hypercall" "${count-}"
         fi
     else
-        skip "$version: instructions when disarmed" "xen-patches/build.sh hasn't run"
+        skip "$version: instructions when disarmed" "xen-patches/build.sh $version hasn't run"
     fi
 done
 
@@ -121,9 +135,8 @@ payload_is_sound() { # <directory>
     if comm -12 <(nm --defined-only "$file" | awk '{ print $3 }' | sort -u) \
         <(awk '{ print $3 }' "$1/xen.symbols" | sort -u) | grep .; then return 1; fi
 }
-for stock in "$patches"/*/stock; do
-    version=${stock%/stock}
-    version=${version##*/}
+for version in "${versions[@]}"; do
+    [[ -e $patches/$version/stock ]] || continue
     built=$repo/target/xen/$version-stock
     if [[ -e $built/xfi.livepatch ]]; then
         check "$version: the livepatch is one that Debian's Xen takes" payload_is_sound "$built"
