@@ -120,7 +120,7 @@ for name in DISPATCH:
 
 # Those in our own files only run when something is, or is to be, armed.
 ours = {"do_xfi_op", "xfi_tail", "finish", "call_off", "arm", "capabilities", "disarm",
-        "start", "set_dr3", "clear_dr3", "watch", "advance", "timer_fn"}
+        "start", "begin", "set_dr3", "clear_dr3", "watch", "advance", "timer_fn"}
 for counter, others in (ARMED, set(TAILS.values())), (HYPERCALLS, {SWITCH, *DISPATCH}):
     for i in readers(counter):
         owner = base(insns[i][2])
