@@ -168,7 +168,8 @@ CONFIG
 run config make -C "$src/xen" olddefconfig
 grep -q '^CONFIG_XFI=y' "$src/xen/.config" || die "the configuration has lost CONFIG_XFI"
 prefix_map="-ffile-prefix-map=$src=. -fdebug-prefix-map=$src=."
-run xen make -C "$src/xen" -j"$jobs" EXTRA_CFLAGS_XEN_CORE="$prefix_map"
+# -g, as 4.17 has CONFIG_DEBUG_INFO for experts alone.
+run xen make -C "$src/xen" -j"$jobs" EXTRA_CFLAGS_XEN_CORE="-g $prefix_map"
 
 say "tools: configure"
 # iasl and qemu are for libraries above libxenctrl.

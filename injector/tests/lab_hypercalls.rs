@@ -286,3 +286,30 @@ fn what_is_no_place_in_a_handler_is_refused_and_a_call_never_made_expires() {
     assert_eq!((record.events_seen, record.events_matched), (0, 0));
     assert!(!lab.load.0.load(Ordering::Relaxed));
 }
+
+/// Xen's own table has the file's name in front of a local symbol.
+#[test]
+fn the_end_of_a_debug_exception_is_refused_though_its_symbol_is_local() {
+    let Some(mut lab) = start() else { return };
+    let all = locations(&lab, "iret");
+    let mut at = on_every_way(&all)[0].clone();
+    at.address = Hex64(lab.xen.symbols().named("ret_from_intr")[0].address);
+    let events = lab
+        .testbed
+        .agent()
+        .expect("the agent")
+        .ask(
+            run_of(fault(&at, "iret", all.number, Register::Rbx, 1), true),
+            PATIENCE,
+        )
+        .expect("the agent's answer");
+    match events.into_iter().next_back().map(|e| e.body) {
+        Some(EventBody::Error { message, .. }) => {
+            assert!(
+                message.contains(&format!("{:#x}", at.address.0)),
+                "{message}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+}
