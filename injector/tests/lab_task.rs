@@ -19,9 +19,12 @@ use xfi_testbed::{
 
 const GUESTS: [&str; 2] = ["task-pv", "task-pvh"];
 
-/// Emulated SVM makes an answer of this one's agent take up to half a minute:
-/// all of its cases are for `XFI_LAB=long`.
-const SLOW: &str = GUESTS[1];
+/// Guests' agents answer late under emulation, the PVH guest's by up to half a
+/// minute, and a run that waits for one is not yet reliable: what needs them is
+/// for `XFI_LAB=long`.
+fn long() -> bool {
+    std::env::var("XFI_LAB").is_ok_and(|v| v == "long")
+}
 
 /// Emulation is slow when the machine is busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -200,9 +203,12 @@ fn hold(agent: &mut AgentLink, guest: &str) -> RipRange {
 
 #[test]
 fn a_guests_process_sees_exactly_the_flipped_bit() {
+    if !long() {
+        say("SKIPPED: faults in guests' tasks: set XFI_LAB=long");
+        return;
+    }
     let Some(mut lab) = lab() else { return };
     let agent = agent(&mut lab);
-    let long = std::env::var("XFI_LAB").is_ok_and(|v| v == "long");
     for guest in GUESTS {
         let range = hold(agent, guest);
         let mut flips = vec![
@@ -210,11 +216,7 @@ fn a_guests_process_sees_exactly_the_flipped_bit() {
             ("r9".to_owned(), 63),
             ("st1".to_owned(), 70),
         ];
-        let step = if long { 1 } else { 16 };
-        flips.extend((0..64).step_by(step).map(|bit| ("r13".to_owned(), bit)));
-        if !long && guest == SLOW {
-            flips.truncate(1);
-        }
+        flips.extend((0..64).map(|bit| ("r13".to_owned(), bit)));
         for (i, (register, bit)) in flips.into_iter().enumerate() {
             let mut f = fault(guest, process("task-kat"), &register, bit);
             f.trigger.rip = Some(range);
@@ -306,19 +308,10 @@ fn each_process_of_the_pvm_is_found_by_its_role() {
 fn each_bit_of_a_sleeping_kernel_threads_frame_flips_alone_and_stays() {
     let Some(mut lab) = lab() else { return };
     let agent = agent(&mut lab);
-    let long = std::env::var("XFI_LAB").is_ok_and(|v| v == "long");
-    for domain in [DOM0_NAME, GUESTS[0], GUESTS[1]] {
-        // A guest is asked through its mailbox, which takes time.
-        let step = match (long, domain) {
-            (true, _) => 1,
-            (false, DOM0_NAME) => 9,
-            (false, SLOW) => 64,
-            (false, _) => 31,
-        };
+    let guests = if long() { &GUESTS[..] } else { &[] };
+    for domain in std::iter::once(DOM0_NAME).chain(guests.iter().copied()) {
+        let step = if long() { 1 } else { 9 };
         for register in TaskRegister::KERNEL {
-            if !long && domain == SLOW && register.to_string() != "rbx" {
-                continue;
-            }
             // With another stack pointer another frame is read.
             if register.to_string() == "rsp" {
                 continue;
@@ -374,6 +367,10 @@ fn what_a_kernel_thread_does_not_have_is_refused() {
         ),
         (fault("nobody", process("1"), "rbx", 1), "nobody"),
     ] {
+        let in_guest = fault.location.domain().is_some_and(|d| GUESTS.contains(&d));
+        if in_guest && !long() {
+            continue;
+        }
         let e = try_inject(agent, &fault, false).expect_err("a refusal");
         assert!(e.contains(word), "{e}");
         assert!(!e.contains('\n'), "{e}");
