@@ -599,7 +599,7 @@ fn what_cannot_be_reached_is_refused_with_the_reason() {
         (change(&|f| f.trigger.nth = 0), "nth"),
         (
             change(&|f| f.trigger.kind = TriggerKind::Switch),
-            "switch is for vCPUs",
+            "switch and address are Xen's",
         ),
         (change(&|f| f.trigger.expire_ns = Some(0)), "expire_ns"),
         (
