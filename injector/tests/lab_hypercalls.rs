@@ -1,76 +1,33 @@
 //! Faults inside hypercalls, on the real, emulated Xen with two web servers
 //! under load.
-//!
-//! Skipped, with the reason, where QEMU or the artefacts are missing; never
-//! where `CI` is set.
 
 use std::io::{Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use xfi_lab::{PATIENCE, run_of, say};
 use xfi_model::{
-    AgentRun, BitOp, Command, EventBody, Fault, GuestMode, Hex64, InjectionRecord, InjectionState,
-    Location, Register, SnapshotIndex, Trigger, TriggerKind,
+    BitOp, Fault, GuestMode, Hex64, InjectionRecord, InjectionState, Location, Register, Trigger,
+    TriggerKind,
 };
 use xfi_symbols::{Elf, Instruction, Locations, find_hypercall};
-use xfi_testbed::{
-    Artifacts, EmulatedTestbed, Evidence, Health, Progress, SnapshotSet, Testbed, TestbedError,
-    find_layout,
-};
+use xfi_testbed::{Health, Testbed as _};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const EXPIRE_NS: u64 = 20_000_000_000;
 
 struct Lab {
-    // Before the directory its evidence is in.
-    testbed: EmulatedTestbed,
+    lab: xfi_lab::Lab,
     xen: Elf,
     load: Load,
-    _evidence: tempfile::TempDir,
-}
-
-/// To the terminal, also when the test passes.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn start() -> Option<Lab> {
-    let layout = find_layout("http").expect("layouts/http.toml");
-    let made = Artifacts::find().and_then(|artifacts| {
-        let xen = artifacts.xen_syms();
-        let set = SnapshotSet::prepare(&artifacts, &layout, 1, &mut |progress| match progress {
-            Progress::Begin { step, expected } => say(&format!("{step} (about {expected:.0?})")),
-            Progress::Note { text } => say(&format!("  {text}")),
-            Progress::End { .. } => {}
-        })?;
-        Ok((EmulatedTestbed::new(&set, 0)?, xen))
-    });
-    let (mut testbed, xen) = match made {
-        Ok(made) => made,
-        Err(
-            e @ (TestbedError::NoArtifactRoot
-            | TestbedError::NotBuilt { .. }
-            | TestbedError::MissingProgram { .. }),
-        ) if std::env::var_os("CI").is_none() => {
-            say(&format!("SKIPPED: faults inside hypercalls: {e}"));
-            return None;
-        }
-        Err(e) => panic!("the testbed: {e}"),
-    };
-    let dir = tempfile::tempdir().expect("a directory");
-    let evidence = Evidence {
-        dir: dir.path().to_owned(),
-    };
-    testbed
-        .reset(SnapshotIndex(0), &evidence)
-        .expect("a restored testbed");
-    let load = Load::start(testbed.endpoints().into_iter().map(|e| e.addr));
+    let lab = xfi_lab::Lab::start("http", "faults inside hypercalls")?;
     Some(Lab {
-        testbed,
-        xen: Elf::open(&xen).expect("xen-syms"),
-        load,
-        _evidence: dir,
+        xen: Elf::open(&lab.artifacts.xen_syms()).expect("xen-syms"),
+        load: Load::start(lab.testbed.endpoints().into_iter().map(|e| e.addr)),
+        lab,
     })
 }
 
@@ -130,31 +87,12 @@ fn fault(at: &Instruction, hypercall: &str, number: u32, register: Register, bit
     }
 }
 
-fn run_of(fault: Fault, dummy: bool) -> Command {
-    Command::Run(AgentRun {
-        fault: Some(fault),
-        dummy,
-        poll_ms: 2,
-        observe_ms: None,
-        final_checks: false,
-    })
+fn inject(lab: &mut Lab, fault: Fault, dummy: bool) -> InjectionRecord {
+    xfi_lab::inject(lab.lab.agent(), fault, dummy)
 }
 
-fn inject(lab: &mut Lab, fault: Fault, dummy: bool) -> InjectionRecord {
-    let events = lab
-        .testbed
-        .agent()
-        .expect("the agent")
-        .ask(run_of(fault.clone(), dummy), PATIENCE)
-        .expect("the agent's answer");
-    events
-        .into_iter()
-        .find_map(|event| match event.body {
-            EventBody::Injection { record, .. } => Some(record),
-            EventBody::Error { message, .. } => panic!("{fault:?}: {message}"),
-            _ => None,
-        })
-        .expect("an injection's end")
+fn refusal(lab: &mut Lab, fault: Fault) -> String {
+    xfi_lab::refusal(lab.lab.agent(), run_of(fault, false)).1
 }
 
 fn locations(lab: &Lab, name: &str) -> Locations {
@@ -224,9 +162,8 @@ fn a_flip_of_xens_stack_pointer_is_a_panic_with_its_stack() {
     let all = locations(&lab, "iret");
     let way: Vec<_> = on_every_way(&all).into_iter().cloned().collect();
     let at = &way[way.len() / 2];
-    lab.testbed
+    lab.lab
         .agent()
-        .expect("the agent")
         .send(run_of(
             fault(at, "iret", all.number, Register::Rsp, 5),
             false,
@@ -234,12 +171,16 @@ fn a_flip_of_xens_stack_pointer_is_a_panic_with_its_stack() {
         .expect("sent");
     let end = Instant::now() + PATIENCE;
     let (line, context) = loop {
-        if let Health::Panicked { line, context, .. } = lab.testbed.health()
+        if let Health::Panicked { line, context, .. } = lab.lab.testbed.health()
             && context.iter().any(|l| l.contains("Xen call trace"))
         {
             break (line, context);
         }
-        assert!(Instant::now() < end, "no panic: {:?}", lab.testbed.health());
+        assert!(
+            Instant::now() < end,
+            "no panic: {:?}",
+            lab.lab.testbed.health()
+        );
         std::thread::sleep(Duration::from_millis(50));
     };
     say(&format!("{}: {line}", at.symbol));
@@ -254,18 +195,6 @@ fn what_is_no_place_in_a_handler_is_refused_and_a_call_never_made_expires() {
     let Some(mut lab) = start() else { return };
     let all = locations(&lab, "iret");
     let mut at = on_every_way(&all)[0].clone();
-    let refusal = |lab: &mut Lab, fault: Fault| {
-        let events = lab
-            .testbed
-            .agent()
-            .expect("the agent")
-            .ask(run_of(fault, false), PATIENCE)
-            .expect("the agent's answer");
-        match events.into_iter().next_back().map(|e| e.body) {
-            Some(EventBody::Error { message, .. }) => message,
-            other => panic!("{other:?}"),
-        }
-    };
     at.address = Hex64(0x1000);
     let message = refusal(&mut lab, fault(&at, "iret", all.number, Register::Rbx, 1));
     assert!(message.contains("0x1000"), "{message}");
@@ -294,22 +223,9 @@ fn the_end_of_a_debug_exception_is_refused_though_its_symbol_is_local() {
     let all = locations(&lab, "iret");
     let mut at = on_every_way(&all)[0].clone();
     at.address = Hex64(lab.xen.symbols().named("ret_from_intr")[0].address);
-    let events = lab
-        .testbed
-        .agent()
-        .expect("the agent")
-        .ask(
-            run_of(fault(&at, "iret", all.number, Register::Rbx, 1), true),
-            PATIENCE,
-        )
-        .expect("the agent's answer");
-    match events.into_iter().next_back().map(|e| e.body) {
-        Some(EventBody::Error { message, .. }) => {
-            assert!(
-                message.contains(&format!("{:#x}", at.address.0)),
-                "{message}"
-            );
-        }
-        other => panic!("{other:?}"),
-    }
+    let message = refusal(&mut lab, fault(&at, "iret", all.number, Register::Rbx, 1));
+    assert!(
+        message.contains(&format!("{:#x}", at.address.0)),
+        "{message}"
+    );
 }

@@ -1,22 +1,18 @@
 //! Known-answer tests on the real, emulated Xen: guests that hold known values
 //! in their registers say which bit of which changed (`injector/kat`).
 //!
-//! Skipped, with the reason, where QEMU or the artefacts are missing; never
-//! where `CI` is set. `XFI_LAB=long` flips every bit of every register.
+//! `XFI_LAB=long` flips every bit of every register.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+use xfi_lab::{PATIENCE, Shared, ask, console, inject, next, refusal, run_of, say};
 use xfi_model::{
-    AgentRun, BitOp, Command, DomainState, Event, EventBody, Fault, Hex64, InjectionRecord,
-    InjectionState, Location, ModeFilter, Register, RipRange, SnapshotIndex, Trigger, TriggerKind,
-    VcpuId,
+    AgentRun, BitOp, Command, DomainState, EventBody, Fault, Hex64, InjectionRecord,
+    InjectionState, ModeFilter, Register, RipRange, TriggerKind,
 };
-use xfi_testbed::{
-    AgentLink, Artifacts, EmulatedTestbed, Evidence, Progress, SnapshotSet, Testbed, TestbedError,
-    find_layout,
-};
+use xfi_testbed::AgentLink;
+
+static LAB: Shared = Shared::new("kat", "known-answer tests");
 
 const GUESTS: [(&str, &str); 2] = [("kat-pv", "PV"), ("kat-pvh", "PVH")];
 
@@ -53,132 +49,10 @@ const FLAGS: [(&str, u32); 7] = [
 /// Set by the processor itself on the way through Xen; the guest cannot see it.
 const RESUME_FLAG: u64 = 1 << 16;
 
-/// Emulation is slow when the machine is busy.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-// ---- the testbed, one for all tests of this file ---------------------------
-
-struct Lab {
-    testbed: EmulatedTestbed,
-    _evidence: tempfile::TempDir,
-}
-
-/// The testbed, put back to its snapshot; or none, when it cannot be had here.
-fn lab() -> Option<MutexGuard<'static, Option<Lab>>> {
-    static LAB: OnceLock<Mutex<Option<Lab>>> = OnceLock::new();
-    let mut lab = LAB
-        .get_or_init(|| Mutex::new(start()))
-        .lock()
-        // A test that failed leaves nothing behind that a reset does not undo.
-        .unwrap_or_else(PoisonError::into_inner);
-    if let Some(lab) = lab.as_mut() {
-        let evidence = Evidence {
-            dir: lab._evidence.path().to_owned(),
-        };
-        lab.testbed
-            .reset(SnapshotIndex(0), &evidence)
-            .expect("a restored testbed");
-    }
-    lab.is_some().then_some(lab)
-}
-
-fn start() -> Option<Lab> {
-    let layout = find_layout("kat").expect("layouts/kat.toml");
-    let made = Artifacts::find().and_then(|artifacts| {
-        let set = SnapshotSet::prepare(&artifacts, &layout, 1, &mut |progress| match progress {
-            Progress::Begin { step, expected } => say(&format!("{step} (about {expected:.0?})")),
-            Progress::Note { text } => say(&format!("  {text}")),
-            Progress::End { .. } => {}
-        })?;
-        EmulatedTestbed::new(&set, 0)
-    });
-    match made {
-        Ok(testbed) => {
-            let evidence = tempfile::tempdir().expect("a directory");
-            Some(Lab {
-                testbed,
-                _evidence: evidence,
-            })
-        }
-        Err(
-            e @ (TestbedError::NoArtifactRoot
-            | TestbedError::NotBuilt { .. }
-            | TestbedError::MissingProgram { .. }),
-        ) if std::env::var_os("CI").is_none() => {
-            say(&format!("SKIPPED: known-answer tests: {e}"));
-            None
-        }
-        Err(e) => panic!("the testbed: {e}"),
-    }
-}
-
-/// To the terminal, also when the test passes.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-fn agent(lab: &mut Option<Lab>) -> &mut AgentLink {
-    lab.as_mut()
-        .expect("a testbed")
-        .testbed
-        .agent()
-        .expect("the agent")
-}
-
 // ---- asking ----------------------------------------------------------------
 
 fn fault(guest: &str, register: Register, bit: u32) -> Fault {
-    Fault {
-        location: Location::VcpuRegister {
-            domain: guest.to_owned(),
-            vcpu: VcpuId(0),
-            register,
-        },
-        mask: Hex64(1 << bit),
-        op: BitOp::Flip,
-        trigger: Trigger {
-            kind: TriggerKind::Kick,
-            after_ns: 0,
-            nth: 1,
-            expire_ns: Some(PATIENCE.as_nanos() as u64),
-            rip: None,
-            mode: None,
-        },
-    }
-}
-
-fn run_of(fault: Fault, dummy: bool) -> Command {
-    Command::Run(AgentRun {
-        fault: Some(fault),
-        dummy,
-        poll_ms: 5,
-        observe_ms: None,
-        final_checks: false,
-    })
-}
-
-fn ask(agent: &mut AgentLink, command: Command) -> Vec<Event> {
-    let events = agent
-        .ask(command.clone(), 2 * PATIENCE)
-        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    if let Some(Event {
-        body: EventBody::Error { message, .. },
-        ..
-    }) = events.last()
-    {
-        panic!("{command:?}: {message}");
-    }
-    events
-}
-
-fn inject(agent: &mut AgentLink, fault: Fault, dummy: bool) -> InjectionRecord {
-    ask(agent, run_of(fault, dummy))
-        .into_iter()
-        .find_map(|event| match event.body {
-            EventBody::Injection { record, .. } => Some(record),
-            _ => None,
-        })
-        .expect("an injection's end")
+    xfi_lab::vcpu_fault(guest, 0, register, 1 << bit, BitOp::Flip)
 }
 
 fn armed(agent: &mut AgentLink) -> Vec<InjectionRecord> {
@@ -190,17 +64,6 @@ fn armed(agent: &mut AgentLink) -> Vec<InjectionRecord> {
         .into_iter()
         .filter(|r| r.state == InjectionState::Armed)
         .collect()
-}
-
-fn console(agent: &mut AgentLink, guest: &str) -> Vec<String> {
-    let command = Command::GuestConsole {
-        domain: guest.to_owned(),
-        lines: 100_000,
-    };
-    match ask(agent, command).pop().map(|e| e.body) {
-        Some(EventBody::GuestConsole { lines }) => lines,
-        other => panic!("{other:?}"),
-    }
 }
 
 // ---- the guest's words -----------------------------------------------------
@@ -314,9 +177,8 @@ fn flip_and_compare(
 
 #[test]
 fn exactly_the_flipped_bit_is_seen_by_the_guest_in_every_register() {
-    let Some(mut lab) = lab() else { return };
-    let agent = agent(&mut lab);
-    let long = std::env::var("XFI_LAB").is_ok_and(|v| v == "long");
+    let Some(mut lab) = LAB.get() else { return };
+    let agent = lab.agent();
     let mut table = String::from(
         "guest mode  register  bits          flipped exactly once  others untouched\n",
     );
@@ -353,7 +215,7 @@ fn exactly_the_flipped_bit_is_seen_by_the_guest_in_every_register() {
         for (i, register) in REGISTERS.into_iter().enumerate() {
             let i = i as u32;
             // One low, one high, all bits covered by some register.
-            let bits: Vec<u32> = if long {
+            let bits: Vec<u32> = if xfi_lab::long() {
                 (0..64).collect()
             } else {
                 vec![2 * i, 63 - 2 * i]
@@ -375,8 +237,8 @@ fn exactly_the_flipped_bit_is_seen_by_the_guest_in_every_register() {
 
 #[test]
 fn a_range_that_does_not_match_changes_nothing() {
-    let Some(mut lab) = lab() else { return };
-    let agent = agent(&mut lab);
+    let Some(mut lab) = LAB.get() else { return };
+    let agent = lab.agent();
     for (guest, mode) in GUESTS {
         let mut f = fault(guest, Register::R12, 40);
         f.trigger.rip = Some(RipRange::new(0x10, 0x20).unwrap());
@@ -396,8 +258,8 @@ fn a_range_that_does_not_match_changes_nothing() {
 
 #[test]
 fn a_dummy_does_everything_but_the_flip() {
-    let Some(mut lab) = lab() else { return };
-    let agent = agent(&mut lab);
+    let Some(mut lab) = LAB.get() else { return };
+    let agent = lab.agent();
     for (guest, mode) in GUESTS {
         let mut f = fault(guest, Register::Rbx, 21);
         f.trigger.rip = Some(ranges(&console(agent, guest)).0);
@@ -414,8 +276,8 @@ fn a_dummy_does_everything_but_the_flip() {
 
 #[test]
 fn both_triggers_and_both_mode_filters_fire() {
-    let Some(mut lab) = lab() else { return };
-    let agent = agent(&mut lab);
+    let Some(mut lab) = LAB.get() else { return };
+    let agent = lab.agent();
     for (guest, mode) in GUESTS {
         for kind in [TriggerKind::Kick, TriggerKind::Switch] {
             for (filter, expected) in [
@@ -441,8 +303,8 @@ fn both_triggers_and_both_mode_filters_fire() {
 
 #[test]
 fn an_unprivileged_guests_call_is_refused() {
-    let Some(mut lab) = lab() else { return };
-    let agent = agent(&mut lab);
+    let Some(mut lab) = LAB.get() else { return };
+    let agent = lab.agent();
     for (guest, mode) in GUESTS {
         let lines = console(agent, guest);
         let said = |what: &str| lines.iter().find(|l| l.contains(what));
@@ -461,8 +323,8 @@ fn an_unprivileged_guests_call_is_refused() {
 
 #[test]
 fn a_run_ends_with_the_hosts_integrity_its_domains_and_xens_console() {
-    let Some(mut lab) = lab() else { return };
-    let agent = agent(&mut lab);
+    let Some(mut lab) = LAB.get() else { return };
+    let agent = lab.agent();
     let start = Instant::now();
     let events = ask(
         agent,
@@ -521,8 +383,8 @@ fn a_run_ends_with_the_hosts_integrity_its_domains_and_xens_console() {
 
 #[test]
 fn cancelling_a_run_disarms() {
-    let Some(mut lab) = lab() else { return };
-    let agent = agent(&mut lab);
+    let Some(mut lab) = LAB.get() else { return };
+    let agent = lab.agent();
     let mut f = fault("kat-pv", Register::R12, 40);
     f.trigger.rip = Some(RipRange::new(0x10, 0x20).unwrap());
     let run = agent.send(run_of(f, false)).unwrap();
@@ -539,8 +401,8 @@ fn cancelling_a_run_disarms() {
 
 #[test]
 fn a_domain_destroyed_while_armed_leaks_nothing() {
-    let Some(mut lab) = lab() else { return };
-    let agent = agent(&mut lab);
+    let Some(mut lab) = LAB.get() else { return };
+    let agent = lab.agent();
     for (guest, mode) in GUESTS {
         let mut f = fault(guest, Register::R12, 40);
         f.trigger.rip = Some(RipRange::new(0x10, 0x20).unwrap());
@@ -579,35 +441,10 @@ fn a_domain_destroyed_while_armed_leaks_nothing() {
             EventBody::Disarmed { count: 0 }
         );
         // A name that is gone is answered with those there are.
-        let refused = agent
-            .ask(run_of(fault(guest, Register::Rbx, 1), false), PATIENCE)
-            .unwrap()
-            .pop()
-            .unwrap();
-        let EventBody::Error { message, .. } = refused.body else {
-            panic!("{refused:?}")
-        };
+        let (_, message) = refusal(agent, run_of(fault(guest, Register::Rbx, 1), false));
         assert!(
             message.contains(guest) && message.contains("Domain-0"),
             "{message}"
         );
-    }
-}
-
-/// The next event of this request that is one of those.
-fn next(agent: &mut AgentLink, seq: u64, wanted: impl Fn(&EventBody) -> bool) -> EventBody {
-    let end = Instant::now() + 2 * PATIENCE;
-    loop {
-        let event = agent
-            .next_event(end)
-            .expect("a link")
-            .expect("an event in time");
-        assert_eq!(event.seq, seq, "{event:?}");
-        if wanted(&event.body) {
-            return event.body;
-        }
-        if let EventBody::Error { message, .. } = &event.body {
-            panic!("{message}");
-        }
     }
 }

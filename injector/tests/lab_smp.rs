@@ -1,93 +1,10 @@
 //! Guests with two vCPUs on the real, emulated Xen: a fault in one vCPU is seen
 //! by the program that is pinned there, and by no other (`injector/kat`).
-//!
-//! Skipped, with the reason, where QEMU or the artefacts are missing; never
-//! where `CI` is set.
 
 use std::time::{Duration, Instant};
-use xfi_model::{
-    AgentErrorCode, AgentRun, BitOp, Command, Event, EventBody, Fault, Hex64, InjectionRecord,
-    InjectionState, Location, Register, RipRange, SnapshotIndex, Trigger, TriggerKind, VcpuId,
-};
-use xfi_testbed::{
-    AgentLink, Artifacts, EmulatedTestbed, Evidence, SnapshotSet, Testbed, TestbedError,
-    find_layout,
-};
-
-/// Emulation is slow when the machine is busy.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn testbed() -> Option<EmulatedTestbed> {
-    let layout = find_layout("kat-smp").expect("layouts/kat-smp.toml");
-    let made = Artifacts::find()
-        .and_then(|artifacts| SnapshotSet::prepare(&artifacts, &layout, 1, &mut |_| {}))
-        .and_then(|set| EmulatedTestbed::new(&set, 0));
-    match made {
-        Ok(testbed) => Some(testbed),
-        Err(
-            e @ (TestbedError::NoArtifactRoot
-            | TestbedError::NotBuilt { .. }
-            | TestbedError::MissingProgram { .. }),
-        ) if std::env::var_os("CI").is_none() => {
-            println!("SKIPPED: tests with two vCPUs: {e}");
-            None
-        }
-        Err(e) => panic!("the testbed: {e}"),
-    }
-}
-
-fn fault(guest: &str, vcpu: u32, register: Register, mask: u64, op: BitOp) -> Fault {
-    Fault {
-        location: Location::VcpuRegister {
-            domain: guest.to_owned(),
-            vcpu: VcpuId(vcpu),
-            register,
-        },
-        mask: Hex64(mask),
-        op,
-        trigger: Trigger {
-            kind: TriggerKind::Kick,
-            after_ns: 0,
-            nth: 1,
-            expire_ns: Some(PATIENCE.as_nanos() as u64),
-            rip: None,
-            mode: None,
-        },
-    }
-}
-
-fn run(agent: &mut AgentLink, fault: Fault) -> Vec<Event> {
-    let command = Command::Run(AgentRun {
-        fault: Some(fault),
-        dummy: false,
-        poll_ms: 5,
-        observe_ms: None,
-        final_checks: false,
-    });
-    agent.ask(command, 2 * PATIENCE).expect("an answer")
-}
-
-fn inject(agent: &mut AgentLink, fault: Fault) -> InjectionRecord {
-    run(agent, fault.clone())
-        .into_iter()
-        .find_map(|event| match event.body {
-            EventBody::Injection { record, .. } => Some(record),
-            EventBody::Error { message, .. } => panic!("{fault:?}: {message}"),
-            _ => None,
-        })
-        .expect("an injection's end")
-}
-
-fn console(agent: &mut AgentLink, guest: &str) -> Vec<String> {
-    let command = Command::GuestConsole {
-        domain: guest.to_owned(),
-        lines: 10_000,
-    };
-    match agent.ask(command, PATIENCE).unwrap().pop().unwrap().body {
-        EventBody::GuestConsole { lines } => lines,
-        other => panic!("{other:?}"),
-    }
-}
+use xfi_lab::{Lab, PATIENCE, console, inject, refusal, run_of, vcpu_fault};
+use xfi_model::{AgentErrorCode, BitOp, InjectionState, Register, RipRange, VcpuId};
+use xfi_testbed::Testbed as _;
 
 /// The program's words behind `xfi-kat: `, without the values.
 fn reports(lines: &[String]) -> Vec<String> {
@@ -99,13 +16,10 @@ fn reports(lines: &[String]) -> Vec<String> {
 
 #[test]
 fn a_fault_in_one_vcpu_is_seen_there_and_nowhere_else() {
-    let Some(mut testbed) = testbed() else { return };
-    let evidence = tempfile::tempdir().unwrap();
-    let evidence = Evidence {
-        dir: evidence.path().to_owned(),
+    let Some(mut lab) = Lab::start("kat-smp", "tests with two vCPUs") else {
+        return;
     };
-    testbed.reset(SnapshotIndex(0), &evidence).unwrap();
-    let agent = testbed.agent().unwrap();
+    let agent = lab.agent();
     for guest in ["smp-pv", "smp-pvh"] {
         let lines = console(agent, guest);
         let range: RipRange = lines
@@ -126,9 +40,9 @@ fn a_fault_in_one_vcpu_is_seen_there_and_nowhere_else() {
             (0, Register::Rsi, 0xff00, BitOp::Clear),
         ] {
             let what = format!("{guest} vCPU {vcpu} {register} {mask:#x} {op:?}");
-            let mut f = fault(guest, vcpu, register, mask, op);
+            let mut f = vcpu_fault(guest, vcpu, register, mask, op);
             f.trigger.rip = Some(range);
-            let record = inject(agent, f);
+            let record = inject(agent, f, false);
             assert_eq!(record.state, InjectionState::Fired, "{what}: {record:?}");
             assert_eq!(record.vcpu, VcpuId(vcpu), "{what}");
             let flip = record.flip.as_ref().unwrap();
@@ -159,15 +73,13 @@ fn a_fault_in_one_vcpu_is_seen_there_and_nowhere_else() {
         std::thread::sleep(Duration::from_millis(1500));
         assert_eq!(reports(&console(agent, guest)), seen, "{guest}");
 
-        let refused = run(agent, fault(guest, 2, Register::Rbx, 1, BitOp::Flip));
-        let Some(EventBody::Error { code, message }) = refused.last().map(|e| &e.body) else {
-            panic!("{refused:?}")
-        };
-        assert_eq!(*code, AgentErrorCode::NoSuchDomain);
+        let absent = vcpu_fault(guest, 2, Register::Rbx, 1, BitOp::Flip);
+        let (code, message) = refusal(agent, run_of(absent, false));
+        assert_eq!(code, AgentErrorCode::NoSuchDomain);
         assert!(
             message.contains(guest) && message.contains("no vCPU 2; it has 2"),
             "{message}"
         );
     }
-    testbed.stop().unwrap();
+    lab.testbed.stop().unwrap();
 }

@@ -1,95 +1,22 @@
 //! Faults in tasks on the real, emulated Xen: in dom0 by its agent, in a PV and
 //! a PVH guest by theirs, in user processes and in kernel threads.
 //!
-//! Skipped, with the reason, where QEMU or the artefacts are missing; never
-//! where `CI` is set. `XFI_LAB=long` flips every bit.
+//! `XFI_LAB=long` flips every bit.
 
-use std::io::Write as _;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+use xfi_lab::{PATIENCE, Shared, console, long, say};
 use xfi_model::{
-    AgentRun, BitOp, Command, DOM0_NAME, Event, EventBody, Fault, GuestMode, Hex64, InjectionState,
-    Location, RipRange, SnapshotIndex, TaskMethod, TaskRecord, TaskRegister, TaskSelector, Trigger,
-    TriggerKind,
+    BitOp, DOM0_NAME, Event, EventBody, Fault, GuestMode, Hex64, InjectionState, Location,
+    RipRange, TaskMethod, TaskRecord, TaskRegister, TaskSelector, Trigger, TriggerKind,
 };
-use xfi_testbed::{
-    AgentLink, Artifacts, EmulatedTestbed, Evidence, Progress, SnapshotSet, Testbed, TestbedError,
-    find_layout,
-};
-
-const GUESTS: [&str; 2] = ["task-pv", "task-pvh"];
+use xfi_testbed::AgentLink;
 
 /// Guests' agents answer late under emulation, the PVH guest's by up to half a
 /// minute, and a run that waits for one is not yet reliable: what needs them is
 /// for `XFI_LAB=long`.
-fn long() -> bool {
-    std::env::var("XFI_LAB").is_ok_and(|v| v == "long")
-}
+const GUESTS: [&str; 2] = ["task-pv", "task-pvh"];
 
-/// Emulation is slow when the machine is busy.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-// ---- the testbed, one for all tests of this file -----------------------------
-
-struct Lab {
-    testbed: EmulatedTestbed,
-    evidence: tempfile::TempDir,
-}
-
-/// The testbed, put back to its snapshot; or none, when it cannot be had here.
-fn lab() -> Option<MutexGuard<'static, Option<Lab>>> {
-    static LAB: OnceLock<Mutex<Option<Lab>>> = OnceLock::new();
-    let mut lab = LAB
-        .get_or_init(|| Mutex::new(start()))
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    if let Some(lab) = lab.as_mut() {
-        let evidence = Evidence {
-            dir: lab.evidence.path().to_owned(),
-        };
-        lab.testbed
-            .reset(SnapshotIndex(0), &evidence)
-            .expect("a restored testbed");
-    }
-    lab.is_some().then_some(lab)
-}
-
-fn start() -> Option<Lab> {
-    let layout = find_layout("task").expect("layouts/task.toml");
-    let made = Artifacts::find().and_then(|artifacts| {
-        let set = SnapshotSet::prepare(&artifacts, &layout, 1, &mut |progress| match progress {
-            Progress::Begin { step, expected } => say(&format!("{step} (about {expected:.0?})")),
-            Progress::Note { text } => say(&format!("  {text}")),
-            Progress::End { .. } => {}
-        })?;
-        EmulatedTestbed::new(&set, 0)
-    });
-    match made {
-        Ok(testbed) => Some(Lab {
-            testbed,
-            evidence: tempfile::tempdir().expect("a directory"),
-        }),
-        Err(
-            e @ (TestbedError::NoArtifactRoot
-            | TestbedError::NotBuilt { .. }
-            | TestbedError::MissingProgram { .. }),
-        ) if std::env::var_os("CI").is_none() => {
-            say(&format!("SKIPPED: faults in tasks: {e}"));
-            None
-        }
-        Err(e) => panic!("the testbed: {e}"),
-    }
-}
-
-/// To the terminal, also when the test passes.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-fn agent(lab: &mut Option<Lab>) -> &mut AgentLink {
-    let lab = lab.as_mut().expect("a testbed");
-    lab.testbed.agent().expect("the agent")
-}
+static LAB: Shared = Shared::new("task", "faults in tasks");
 
 // ---- asking --------------------------------------------------------------------
 
@@ -138,15 +65,8 @@ fn fault(domain: &str, task: TaskSelector, register: &str, bit: u32) -> Fault {
 }
 
 fn try_inject(agent: &mut AgentLink, fault: &Fault, dummy: bool) -> Result<TaskRecord, String> {
-    let command = Command::Run(AgentRun {
-        fault: Some(fault.clone()),
-        dummy,
-        poll_ms: 5,
-        observe_ms: None,
-        final_checks: false,
-    });
     let events = agent
-        .ask(command, 4 * PATIENCE)
+        .ask(xfi_lab::run_of(fault.clone(), dummy), 4 * PATIENCE)
         .unwrap_or_else(|e| panic!("{fault:?}: {e}"));
     for Event { body, .. } in events {
         match body {
@@ -162,20 +82,6 @@ fn inject(agent: &mut AgentLink, fault: &Fault) -> TaskRecord {
     let record = try_inject(agent, fault, false).unwrap_or_else(|e| panic!("{fault:?}: {e}"));
     assert_eq!(record.state, InjectionState::Fired, "{record:?}");
     record
-}
-
-fn console(agent: &mut AgentLink, guest: &str) -> Vec<String> {
-    let command = Command::GuestConsole {
-        domain: guest.to_owned(),
-        lines: 100_000,
-    };
-    match agent
-        .ask(command, PATIENCE)
-        .map(|mut e| e.pop().map(|e| e.body))
-    {
-        Ok(Some(EventBody::GuestConsole { lines })) => lines,
-        other => panic!("{other:?}"),
-    }
 }
 
 /// What the guest's known-answer process said so far.
@@ -207,8 +113,8 @@ fn a_guests_process_sees_exactly_the_flipped_bit() {
         say("SKIPPED: faults in guests' tasks: set XFI_LAB=long");
         return;
     }
-    let Some(mut lab) = lab() else { return };
-    let agent = agent(&mut lab);
+    let Some(mut lab) = LAB.get() else { return };
+    let agent = lab.agent();
     for guest in GUESTS {
         let range = hold(agent, guest);
         let mut flips = vec![
@@ -260,8 +166,8 @@ fn a_guests_process_sees_exactly_the_flipped_bit() {
 
 #[test]
 fn each_process_of_the_pvm_is_found_by_its_role() {
-    let Some(mut lab) = lab() else { return };
-    let agent = agent(&mut lab);
+    let Some(mut lab) = LAB.get() else { return };
+    let agent = lab.agent();
     for (name, comm, by) in [
         ("oxenstored", "oxenstored", TaskMethod::Ptrace),
         ("xenconsoled", "xenconsoled", TaskMethod::Ptrace),
@@ -306,8 +212,8 @@ fn each_process_of_the_pvm_is_found_by_its_role() {
 
 #[test]
 fn each_bit_of_a_sleeping_kernel_threads_frame_flips_alone_and_stays() {
-    let Some(mut lab) = lab() else { return };
-    let agent = agent(&mut lab);
+    let Some(mut lab) = LAB.get() else { return };
+    let agent = lab.agent();
     let guests = if long() { &GUESTS[..] } else { &[] };
     for domain in std::iter::once(DOM0_NAME).chain(guests.iter().copied()) {
         let step = if long() { 1 } else { 9 };
@@ -336,8 +242,8 @@ fn each_bit_of_a_sleeping_kernel_threads_frame_flips_alone_and_stays() {
 
 #[test]
 fn what_a_kernel_thread_does_not_have_is_refused() {
-    let Some(mut lab) = lab() else { return };
-    let agent = agent(&mut lab);
+    let Some(mut lab) = LAB.get() else { return };
+    let agent = lab.agent();
     for (fault, word) in [
         (
             fault(DOM0_NAME, kthread("xenwatch"), "rax", 1),

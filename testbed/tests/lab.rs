@@ -1,21 +1,18 @@
-//! Tests on a real emulated Xen host. Without QEMU or a built testbed they are
-//! skipped, and say so; where `CI` is set they fail instead.
+//! Tests on a real emulated Xen host.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use xfi_lab::PATIENCE;
 use xfi_model::{Command, EventBody, SnapshotIndex};
 use xfi_testbed::up::{self, Up, UpOptions};
 use xfi_testbed::{
     Artifacts, EmulatedTestbed, Evidence, Health, Progress, SnapshotSet, Testbed, TestbedError,
-    find_layout,
 };
 
 /// Tells `helper_that_is_killed` where its parent's testbeds are.
 const SHARED_RUNTIME: &str = "XFI_LAB_RUNTIME";
-
-const ANSWER: Duration = Duration::from_secs(60);
 
 /// One testbed at a time: the machine is small and `up` is one a user. The
 /// long-lived testbed of these tests is not the user's own.
@@ -45,38 +42,13 @@ fn lab() -> Option<Lab> {
         PathBuf::from,
     );
     xfi_testbed::use_runtime_dir(runtime.clone());
-    let layout = find_layout("http").unwrap();
-    let made = Artifacts::find().and_then(|a| {
-        Ok((
-            SnapshotSet::prepare(&a, &layout, 1, &mut print_progress)?,
-            a,
-        ))
-    });
-    match made {
-        Ok((set, artifacts)) => Some(Lab {
-            artifacts,
-            set,
-            runtime,
-            _turn: turn,
-        }),
-        Err(
-            e @ (TestbedError::NoArtifactRoot
-            | TestbedError::NotBuilt { .. }
-            | TestbedError::MissingProgram { .. }),
-        ) => {
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "CI needs the testbed: {e}"
-            );
-            println!("skipped: {e}");
-            None
-        }
-        Err(e) => panic!("the snapshot could not be made: {e}"),
-    }
-}
-
-fn print_progress(progress: Progress<'_>) {
-    println!("{progress:?}");
+    let (artifacts, set) = xfi_lab::snapshot("http", "the testbed itself")?;
+    Some(Lab {
+        artifacts,
+        set,
+        runtime,
+        _turn: turn,
+    })
 }
 
 fn quiet(_: Progress<'_>) {}
@@ -90,7 +62,7 @@ fn evidence(dir: &Path) -> Evidence {
 fn get(addr: std::net::SocketAddr) -> String {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(addr).unwrap();
-    stream.set_read_timeout(Some(ANSWER)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
         .write_all(b"GET /cgi-bin/sha1?n=64 HTTP/1.0\r\n\r\n")
         .unwrap();
@@ -125,7 +97,7 @@ fn a_restored_host_answers_and_leaves_its_record() {
         let events = testbed
             .agent()
             .unwrap()
-            .ask(Command::Hello, ANSWER)
+            .ask(Command::Hello, PATIENCE)
             .unwrap();
         let EventBody::Hello(hello) = &events[0].body else {
             panic!("{events:?}")
@@ -170,7 +142,7 @@ fn a_qemu_that_is_killed_is_gone_and_the_next_reset_works() {
     let e = testbed
         .agent()
         .unwrap()
-        .ask(Command::Hello, ANSWER)
+        .ask(Command::Hello, PATIENCE)
         .unwrap_err();
     assert!(!e.to_string().is_empty());
     testbed
@@ -179,7 +151,7 @@ fn a_qemu_that_is_killed_is_gone_and_the_next_reset_works() {
     testbed
         .agent()
         .unwrap()
-        .ask(Command::Hello, ANSWER)
+        .ask(Command::Hello, PATIENCE)
         .unwrap();
 }
 
@@ -204,7 +176,7 @@ fn qemu_dies_with_its_owner_and_the_next_worker_cleans_up() {
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let deadline = Instant::now() + ANSWER;
+    let deadline = Instant::now() + PATIENCE;
     let wait_for = |what: &str, ready: &dyn Fn() -> bool| {
         while !ready() {
             assert!(Instant::now() < deadline, "{what} took too long");
@@ -255,7 +227,7 @@ fn two_workers_run_side_by_side_from_one_snapshot() {
         worker
             .agent()
             .unwrap()
-            .ask(Command::Domains, ANSWER)
+            .ask(Command::Domains, PATIENCE)
             .unwrap();
     }
 }
@@ -293,7 +265,7 @@ fn up_and_down_leave_nothing_behind() {
     // Client after client, as a command line has them.
     for _ in 0..3 {
         let mut link = found.connect().unwrap();
-        link.ask(Command::Status, ANSWER).unwrap();
+        link.ask(Command::Status, PATIENCE).unwrap();
     }
     let status = found.status().unwrap();
     assert!(status.private_mib > 0 && status.panic_line.is_none());
@@ -305,7 +277,7 @@ fn up_and_down_leave_nothing_behind() {
     found
         .connect()
         .unwrap()
-        .ask(Command::Hello, ANSWER)
+        .ask(Command::Hello, PATIENCE)
         .unwrap();
 
     assert!(up::down().unwrap());
@@ -398,7 +370,7 @@ fn a_panic_of_dom0_is_seen_at_once() {
         .arg("echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger")
         .spawn()
         .unwrap();
-    let deadline = Instant::now() + ANSWER;
+    let deadline = Instant::now() + PATIENCE;
     let line = loop {
         if let Some(line) = found.status().unwrap().panic_line {
             break line;

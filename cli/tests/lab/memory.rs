@@ -1,87 +1,13 @@
-//! Memory read and changed, and hypercalls counted, on a real emulated Xen host.
-//! Without QEMU or a built testbed these are skipped, and say so; where `CI` is
-//! set they fail instead.
+//! Memory read and changed, and hypercalls counted, by the command.
 
+use crate::host::{Lab, hex, signal, text, validator};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// An emulated host on a busy machine: far more than any step takes.
-const PATIENCE: Duration = Duration::from_secs(600);
-
-/// A testbed of its own that is up; stopped at the end.
-struct Lab {
-    dir: tempfile::TempDir,
-    _turn: MutexGuard<'static, ()>,
-}
-
 impl Lab {
-    fn up() -> Option<Lab> {
-        static TURN: Mutex<()> = Mutex::new(());
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        // Sockets' paths are short: under /tmp whatever TMPDIR says.
-        let dir = tempfile::Builder::new()
-            .prefix("xfi-lab")
-            .tempdir_in("/tmp")
-            .unwrap();
-        let lab = Lab { dir, _turn: turn };
-        let doctor = lab.xfi("doctor");
-        if doctor.status.success() {
-            lab.ok("testbed up");
-            return Some(lab);
-        }
-        let why = text(&doctor);
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "CI needs the testbed: {why}"
-        );
-        println!("skipped: {why}");
-        None
-    }
-
-    fn command(&self, line: &str) -> Command {
-        let mut c = Command::new(env!("CARGO_BIN_EXE_xfi"));
-        c.args(line.split_whitespace())
-            .env("XFI_RUNTIME_DIR", self.dir.path().join("run"))
-            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-        c
-    }
-
-    fn xfi(&self, line: &str) -> Output {
-        self.command(line).output().unwrap()
-    }
-
-    #[track_caller]
-    fn ok(&self, line: &str) -> String {
-        let out = self.xfi(line);
-        assert!(out.status.success(), "{line}: {}", text(&out));
-        String::from_utf8_lossy(&out.stdout).into_owned()
-    }
-
-    /// The JSON that is printed, which the schema of this name admits.
-    #[track_caller]
-    fn json(&self, line: &str, schema: &str) -> Value {
-        let printed = self.ok(&format!("{line} --output json"));
-        let json = serde_json::from_str(&printed).unwrap();
-        assert!(validator(schema).is_valid(&json), "{line}: {json:#}");
-        json
-    }
-
-    #[track_caller]
-    fn refused(&self, line: &str, code: i32, says: &[&str]) {
-        let out = self.xfi(line);
-        let printed = text(&out);
-        assert_eq!(out.status.code(), Some(code), "{line}: {printed}");
-        assert_eq!(printed.lines().count(), 1, "{line}: {printed}");
-        for word in says {
-            assert!(printed.contains(word), "{line}: no '{word}' in: {printed}");
-        }
-    }
-
     /// The one word there.
     fn peek(&self, place: &str) -> u64 {
         let json = self.json(&format!("peek {place}"), "peek");
@@ -89,64 +15,6 @@ impl Lab {
         assert_eq!(words.len(), 1);
         hex(&words[0]["value"])
     }
-
-    fn in_dom0(&self, command: &str) -> String {
-        self.ok(&format!("testbed ssh {command}"))
-    }
-
-    /// A command under way that has the agent.
-    fn start(&self, line: &str) -> Child {
-        let mut child = self
-            .command(line)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let begun = Instant::now();
-        loop {
-            // The agent has one client: this one must not be the first.
-            std::thread::sleep(Duration::from_secs(2));
-            if self.xfi("status").status.code() == Some(6) {
-                break;
-            }
-            let ended = child.try_wait().unwrap();
-            assert!(ended.is_none(), "{line}: {ended:?}");
-            assert!(begun.elapsed() < PATIENCE, "it never had the agent");
-        }
-        // Its request is the next thing it does.
-        std::thread::sleep(Duration::from_secs(3));
-        child
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let _ = self.xfi("testbed down");
-    }
-}
-
-fn text(out: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    text(&out.stdout) + &text(&out.stderr)
-}
-
-fn validator(schema: &str) -> jsonschema::Validator {
-    let root = env!("CARGO_MANIFEST_DIR");
-    let path = format!("{root}/../docs/schema/{schema}.json");
-    let schema: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    jsonschema::validator_for(&schema).unwrap()
-}
-
-/// `0x…` of a JSON string.
-fn hex(value: &Value) -> u64 {
-    let digits = value.as_str().unwrap().trim_start_matches("0x");
-    u64::from_str_radix(digits, 16).unwrap()
-}
-
-fn signal(child: &Child, name: &str) {
-    let pid = child.id().to_string();
-    let status = Command::new("kill").args([name, &pid]).status().unwrap();
-    assert!(status.success());
 }
 
 #[test]
@@ -341,7 +209,7 @@ fn a_profile_of_a_guest_at_work_shows_its_hypercalls() {
 fn ctrl_c_or_a_kill_ends_a_profile_and_the_next_one_starts() {
     let Some(lab) = Lab::up() else { return };
     let child = lab.start("profile --for 10m --output json");
-    signal(&child, "-INT");
+    signal(child.id(), "-INT");
     let out = child.wait_with_output().unwrap();
     assert!(out.status.success(), "{}", text(&out));
     let json: Value = serde_json::from_slice(&out.stdout).unwrap();
@@ -352,7 +220,7 @@ fn ctrl_c_or_a_kill_ends_a_profile_and_the_next_one_starts() {
     assert!(said.contains("interrupted after"), "{said}");
 
     let mut child = lab.start("profile --for 10m");
-    signal(&child, "-KILL");
+    signal(child.id(), "-KILL");
     child.wait().unwrap();
     let printed = lab.ok("profile --domain Domain-0 --for 1s");
     assert!(printed.contains("Domain-0: "), "{printed}");
