@@ -1,7 +1,7 @@
 //! Faults in a register of Xen, at an instruction of a hypercall's handler
 //! (thesis §3.2.2.1).
 
-use crate::vcpu::MAX_DELAY_NS;
+use crate::times::check_times;
 use crate::{InjectError, Result};
 use xfi_model::{DomId, Fault, Location, Register, TriggerKind};
 use xfi_toolstack::{HypercallRequest, HypervisorInfo};
@@ -56,26 +56,12 @@ fn check_against(
         return Err(InjectError::EmptyMask);
     }
     let trigger = &fault.trigger;
-    let bad = |what, value, valid| Err(InjectError::BadTrigger { what, value, valid });
     if trigger.kind != TriggerKind::Address || trigger.rip.is_some() || trigger.mode.is_some() {
         return Err(InjectError::NotAvailable(
             "trigger but the instruction's address inside a hypercall",
         ));
     }
-    if trigger.nth == 0 {
-        return bad("nth", 0, "the first time is 1");
-    }
-    if trigger.after_ns > MAX_DELAY_NS {
-        return bad("after_ns", trigger.after_ns, "at most one day");
-    }
-    match trigger.expire_ns {
-        Some(0) => return bad("expire_ns", 0, "leave it out to wait for ever"),
-        Some(n) if n > MAX_DELAY_NS => return bad("expire_ns", n, "at most one day"),
-        Some(n) if n <= trigger.after_ns => {
-            return bad("expire_ns", n, "it must be later than after_ns");
-        }
-        _ => {}
-    }
+    check_times(trigger)?;
     Ok(HypercallRequest {
         hypercall: *number,
         address: address.0,

@@ -11,6 +11,7 @@ pub mod integrity;
 pub mod memory;
 pub mod profile;
 pub mod task;
+mod times;
 pub mod vcpu;
 
 pub use error::{InjectError, Result, error_code};

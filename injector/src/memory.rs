@@ -4,7 +4,7 @@
 //! at once or when a moment has come.
 
 use crate::task::now;
-use crate::vcpu::MAX_DELAY_NS;
+use crate::times::MAX_DELAY_NS;
 use crate::{InjectError, Result};
 use std::rc::Rc;
 use std::time::{Duration, Instant};

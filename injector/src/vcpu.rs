@@ -1,11 +1,9 @@
 //! Faults in a register of a guest's vCPU (thesis §3.2.2.2).
 
+use crate::times::check_times;
 use crate::{InjectError, Result};
 use xfi_model::{Fault, GuestKind, Location, Register, TriggerKind};
 use xfi_toolstack::{ArmRequest, HypervisorInfo, Target};
-
-/// Times in a request are refused above this (`XFI_MAX_DELAY_NS`).
-pub const MAX_DELAY_NS: u64 = 86_400_000_000_000;
 
 /// The domain a vCPU fault is meant for.
 ///
@@ -59,7 +57,6 @@ fn check_bits(
         return Err(InjectError::EmptyMask);
     }
     let trigger = &fault.trigger;
-    let bad = |what, value, valid| Err(InjectError::BadTrigger { what, value, valid });
     match trigger.kind {
         TriggerKind::Address => {
             return Err(InjectError::NotAvailable(
@@ -67,24 +64,15 @@ fn check_bits(
             ));
         }
         TriggerKind::Deadline { unix_ns } => {
-            return bad("deadline", unix_ns, "for a vCPU: kick or switch");
+            return Err(InjectError::BadTrigger {
+                what: "deadline",
+                value: unix_ns,
+                valid: "for a vCPU: kick or switch",
+            });
         }
         TriggerKind::Kick | TriggerKind::Switch => {}
     }
-    if trigger.nth == 0 {
-        return bad("nth", 0, "the first event is 1");
-    }
-    if trigger.after_ns > MAX_DELAY_NS {
-        return bad("after_ns", trigger.after_ns, "at most one day");
-    }
-    match trigger.expire_ns {
-        Some(0) => return bad("expire_ns", 0, "leave it out to wait for ever"),
-        Some(n) if n > MAX_DELAY_NS => return bad("expire_ns", n, "at most one day"),
-        Some(n) if n <= trigger.after_ns => {
-            return bad("expire_ns", n, "it must be later than after_ns");
-        }
-        _ => {}
-    }
+    check_times(trigger)?;
     Ok(ArmRequest {
         domid: target.domid,
         vcpu: *vcpu,

@@ -20,7 +20,7 @@ mod registers;
 mod roles;
 mod select;
 
-use crate::vcpu::MAX_DELAY_NS;
+use crate::times::MAX_DELAY_NS;
 use crate::{InjectError, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
