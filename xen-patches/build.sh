@@ -15,7 +15,7 @@
 #   lib/          libxenctrl.so and the libraries it needs
 #   manifest.json versions, SHA-256 of the files, the hypervisor's build-id
 #
-# The hash is over the series, the pinned sources and this script. A result
+# The hash is over the series, the pinned sources and the scripts. A result
 # appears under its name only when whole; a killed build leaves nothing that a
 # later one would trust.
 #
@@ -24,103 +24,20 @@
 # has them taken from there; XFI_DEBIAN_MIRROR=<uri> names another mirror.
 set -euo pipefail
 shopt -s nullglob
-export LC_ALL=C
 
-here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-repo=$(dirname -- "$here")
-target=$repo/target/xen
+# shellcheck disable=SC2034 # the library's
+what=xen-build
+# shellcheck source=lib/build.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/lib/build.sh"
+arguments series "$@"
 
-started=$SECONDS
-say() { printf 'xen-build: [%3ds] %s\n' $((SECONDS - started)) "$*" >&2; }
-die() { say "error: $*"; exit 1; }
-usage() { die "usage: build.sh [--print] [4.20]"; }
-
-print=
-if [[ ${1-} == --print ]]; then
-    print=1
-    shift
-fi
-(($# <= 1)) || usage
-version=${1-4.20}
-series=$here/$version
-[[ $version =~ ^[0-9]+\.[0-9]+$ && -e $series/series ]] || {
-    have=("$here"/*/series)
-    have=("${have[@]%/series}")
-    die "no patches for Xen '$version'; there are: ${have[*]##*/}"
-}
-
-content_hash() {
-    (
-        cd "$here"
-        # Relative names and the content; the mode matters to nobody.
-        sha256sum build.sh "$version/series" "$version/sources"
-        while read -r patch _; do
-            [[ -z $patch || $patch == '#'* ]] || sha256sum "$version/$patch"
-        done <"$version/series"
-    ) | sha256sum | cut -c1-12
-}
-
-hash=$(content_hash)
-name=$version-$hash
-result=$target/$name
-if [[ $print ]]; then
-    printf '%s\n' "$result"
-    exit 0
-fi
-
-# The link is replaced in one step.
-link_result() {
-    ln -sfn "$name" "$target/.link.$$"
-    mv -T "$target/.link.$$" "$target/$version"
-}
-done_already() {
-    [[ -e $result/manifest.json ]] || return 1
-    link_result
-    say "$result is there already; nothing to do"
-}
-
-mkdir -p "$target"
-if done_already; then exit 0; fi
+# Relative names and the content; the mode matters to nobody.
+hash=$(cd "$patches" && sha256sum build.sh lib/build.sh "$version/series" "$version/sources" \
+    "${names[@]/#/$version/}" | sha256sum | cut -c1-12)
+begin "$version" "$hash" perl pkg-config
 
 say "building Xen $version with our patches: about 2 minutes on 2 cores, 350 MB of disk while it runs"
-
-missing=()
-for tool in gcc ld make bison flex python3 perl patch tar xz pkg-config sha256sum nm readelf objcopy; do
-    command -v "$tool" >/dev/null || missing+=("$tool")
-done
-((${#missing[@]} == 0)) || die "not installed: ${missing[*]} (see xen-patches/README.md for the packages)"
-
-# One build at a time: another one may well be building the same.
-exec 9>"$target/.lock"
-if ! flock -n 9; then
-    say "waiting for another build in $target"
-    flock 9
-    if done_already; then exit 0; fi
-fi
-# Left by builds that were killed: the lock is ours, nobody uses them.
-rm -rf "$target"/.build.*
-work=$(mktemp -d "$target/.build.XXXXXX")
-trap 'rm -rf "$work"' EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
-
-# --- sources ---------------------------------------------------------------
-
-sources=$target/sources
-mkdir -p "$sources"
-# shellcheck source=lib/sources.sh
-. "$here/lib/sources.sh"
-
-orig=
-debian=
-while read -r sum _ file; do
-    case $sum in '' | '#'*) continue ;; esac
-    fetch "$file" "$sum"
-    case $file in
-    *.orig.tar.xz) orig=$file ;;
-    *.debian.tar.xz) debian=$file ;;
-    esac
-done <"$series/sources"
+fetch_all "$series/sources"
 [[ $orig && $debian ]] || die "$series/sources doesn't name both tarballs"
 
 src=$work/src
@@ -129,32 +46,11 @@ tar -xJf "$sources/$orig" -C "$src" --strip-components=1
 tar -xJf "$sources/$debian" -C "$src" debian/xen-kconfig
 
 say "applying the series"
-while read -r patch _; do
-    [[ -z $patch || $patch == '#'* ]] && continue
-    patch --directory="$src" --strip=1 --forward --fuzz=0 --silent --no-backup-if-mismatch \
-        <"$series/$patch" >&2 || die "$version/$patch doesn't apply"
-done <"$series/series"
+apply_series "$src"
 
 # --- build -----------------------------------------------------------------
 
 jobs=$(nproc)
-# Nothing of the caller's environment, and nothing of this machine's in the
-# result: the same input makes the same hypervisor, with the same build-id.
-unset MAKEFLAGS MFLAGS MAKELEVEL CFLAGS CPPFLAGS CXXFLAGS LDFLAGS ARCH CROSS_COMPILE CC LD
-export XEN_BUILD_DATE="series $hash" XEN_BUILD_TIME='' XEN_WHOAMI=xfi XEN_DOMAIN=xfi XEN_BUILD_HOST=xfi
-export SOURCE_DATE_EPOCH=0
-export PYTHON=/usr/bin/python3
-[[ -x $PYTHON ]] || PYTHON=$(command -v python3)
-
-run() { # <name> <command...>: quiet unless it fails
-    local log=$work/$1.log
-    shift
-    "$@" >"$log" 2>&1 </dev/null || {
-        tail -n 40 "$log" >&2
-        die "failed: $*"
-    }
-}
-
 # What Xen calls its changeset: not that of the repository around it.
 echo "${orig%.orig.tar.xz} with xfi series $hash" >"$src/.scmversion"
 
@@ -191,18 +87,18 @@ done
 
 say "installing"
 out=$work/out
-mkdir -p "$out/lib"
+mkdir "$out/lib"
 install -m 0644 "$src/xen/xen" "$out/xen"
 install -m 0644 "$src/xen/xen-syms" "$out/xen-syms"
 install -m 0644 "$src/xen/.config" "$out/xen.config"
 nm "$out/xen-syms" | sort >"$out/xen.symbols"
 mv "$stage/usr/include" "$out/include"
 cp -a "$stage"/usr/lib/*.so* "$out/lib/"
-build_id=$(readelf -n "$out/xen-syms" | sed -n 's/.*Build ID: \([0-9a-f]*\).*/\1/p' | head -n1)
-[[ $build_id ]] || die "the hypervisor has no build-id"
+id=$(build_id "$out/xen-syms")
+[[ $id ]] || die "the hypervisor has no build-id"
 compiler=$(gcc --version | head -n1)
 
-"$PYTHON" - "$out" "$version" "$hash" "$build_id" "$orig" "$compiler" "$series" <<'PYTHON'
+"$PYTHON" - "$out" "$version" "$hash" "$id" "$orig" "$compiler" "$series" <<'PYTHON'
 import hashlib, json, os, re, sys
 
 out, version, digest, build_id, orig, compiler, series = sys.argv[1:]
@@ -241,9 +137,5 @@ with open(out + "/manifest.json", "w") as f:
     f.write("\n")
 PYTHON
 
-# What is there can't be whole, or it had been used above.
-rm -rf "$result"
-chmod 0755 "$out"
-mv -T "$out" "$result"
-link_result
-say "done: $result, build-id $build_id"
+finish
+say "done: $result, build-id $id"

@@ -20,95 +20,20 @@
 # packages, too.
 set -euo pipefail
 shopt -s nullglob
-export LC_ALL=C
 
+# shellcheck disable=SC2034 # the library's
+what=livepatch
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-patches=$(dirname -- "$here")
-target=$(dirname -- "$patches")/target/xen
+# shellcheck source=../lib/build.sh
+. "$here/../lib/build.sh"
+arguments stock "$@"
 
-started=$SECONDS
-say() { printf 'livepatch: [%3ds] %s\n' $((SECONDS - started)) "$*" >&2; }
-die() { say "error: $*"; exit 1; }
+hash=$(cd "$patches" && sha256sum livepatch/* lib/build.sh include/xen/xfi-livepatch.h \
+    "$version/series" "$version/sources" "$version/stock" "${names[@]/#/$version/}" |
+    sha256sum | cut -c1-12)
+begin "$version-stock" "$hash" objdump dpkg-deb
 
-print=
-if [[ ${1-} == --print ]]; then
-    print=1
-    shift
-fi
-(($# <= 1)) || die "usage: build.sh [--print] [4.20]"
-version=${1-4.20}
-series=$patches/$version
-[[ $version =~ ^[0-9]+\.[0-9]+$ && -e $series/stock ]] || {
-    have=("$patches"/*/stock)
-    have=("${have[@]%/stock}")
-    die "no Debian binary is known for Xen '$version'; there are: ${have[*]##*/}"
-}
-
-mapfile -t names < <(sed 's/[[:space:]].*//; /^#/d; /^$/d' "$series/series")
-hash=$(
-    cd "$patches"
-    sha256sum livepatch/* include/xen/xfi-livepatch.h \
-        "$version/series" "$version/sources" "$version/stock" "${names[@]/#/$version/}" |
-        sha256sum | cut -c1-12
-)
-name=$version-stock-$hash
-result=$target/$name
-if [[ $print ]]; then
-    printf '%s\n' "$result"
-    exit 0
-fi
-
-link_result() {
-    ln -sfn "$name" "$target/.link.$$"
-    mv -T "$target/.link.$$" "$target/$version-stock"
-}
-done_already() {
-    [[ -e $result/manifest.json ]] || return 1
-    link_result
-    say "$result is there already; nothing to do"
-}
-
-mkdir -p "$target"
-if done_already; then exit 0; fi
-
-missing=()
-for tool in gcc ld make bison flex python3 patch tar xz sha256sum nm readelf objcopy objdump dpkg-deb; do
-    command -v "$tool" >/dev/null || missing+=("$tool")
-done
-((${#missing[@]} == 0)) || die "not installed: ${missing[*]} (see xen-patches/README.md for the packages)"
-
-exec 9>"$target/.stock.lock"
-if ! flock -n 9; then
-    say "waiting for another build in $target"
-    flock 9
-    if done_already; then exit 0; fi
-fi
-# Left by builds that were killed.
-rm -rf "$target"/.stock.build.*
-work=$(mktemp -d "$target/.stock.build.XXXXXX")
-trap 'rm -rf "$work"' EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
-
-# --- sources ---------------------------------------------------------------
-
-sources=$target/sources
-mkdir -p "$sources"
-# shellcheck source=../lib/sources.sh
-. "$patches/lib/sources.sh"
-
-orig=
-deb=
-dbg=
-while read -r sum _ file; do
-    case $file in
-    *.orig.tar.xz) orig=$file ;;
-    *-dbg_*.deb) dbg=$file ;;
-    *.deb) deb=$file ;;
-    *) continue ;;
-    esac
-    fetch "$file" "$sum"
-done < <(cat "$series/sources" "$series/stock")
+fetch_all "$series/sources" "$series/stock"
 [[ $orig && $deb && $dbg ]] || die "$version/sources and $version/stock don't name the tarball and both packages"
 
 say "unpacking"
@@ -117,21 +42,16 @@ patched=$work/patched
 mkdir "$src" "$patched"
 tar -xJf "$sources/$orig" -C "$src" --strip-components=1
 tar -xJf "$sources/$orig" -C "$patched" --strip-components=1
-for patch in "${names[@]}"; do
-    patch --directory="$patched" --strip=1 --forward --fuzz=0 --silent --no-backup-if-mismatch \
-        <"$series/$patch" >&2 || die "$version/$patch doesn't apply"
-done
+apply_series "$patched"
 dpkg-deb -x "$sources/$deb" "$work/stock"
 dpkg-deb -x "$sources/$dbg" "$work/stock"
 
 out=$work/out
-mkdir "$out"
 syms=$work/stock/usr/lib/debug/boot/xen-syms-$version-amd64
 gzip -dc "$work/stock/boot/xen-$version-amd64.gz" >"$out/xen"
 cp "$work/stock/boot/xen-$version-amd64.config" "$out/xen.config"
 nm "$syms" | sort >"$out/xen.symbols"
 
-build_id() { readelf -n "$1" | sed -n 's/.*Build ID: \([0-9a-f]*\).*/\1/p' | head -n1; }
 id=$(build_id "$out/xen")
 [[ $id ]] || die "$deb: the hypervisor has no build-id"
 [[ $id == "$(build_id "$syms")" ]] || die "$dbg isn't of the build of $deb"
@@ -143,21 +63,6 @@ if grep -q '^CONFIG_XSM=y' "$out/xen.config"; then
 fi
 
 # --- build -----------------------------------------------------------------
-
-unset MAKEFLAGS MFLAGS MAKELEVEL CFLAGS CPPFLAGS CXXFLAGS LDFLAGS ARCH CROSS_COMPILE CC LD
-export XEN_BUILD_DATE=xfi XEN_BUILD_TIME='' XEN_WHOAMI=xfi XEN_DOMAIN=xfi XEN_BUILD_HOST=xfi
-export SOURCE_DATE_EPOCH=0
-export PYTHON=/usr/bin/python3
-[[ -x $PYTHON ]] || PYTHON=$(command -v python3)
-
-run() { # <name> <command...>: quiet unless it fails
-    local log=$work/$1.log
-    shift
-    "$@" >"$log" 2>&1 </dev/null || {
-        tail -n 40 "$log" >&2
-        die "failed: $*"
-    }
-}
 
 say "compiling"
 arch=xen/arch/x86
@@ -233,8 +138,5 @@ with open(out + "/manifest.json", "w") as f:
     f.write("\n")
 PYTHON
 
-rm -rf "$result"
-chmod 0755 "$out"
-mv -T "$out" "$result"
-link_result
+finish
 say "done: $result, for the Xen with build-id $id"

@@ -51,10 +51,6 @@ static long do_xfi_op(unsigned int cmd, XEN_GUEST_HANDLE_PARAM(void) arg);
 
 #include "xfi.c"
 
-#ifndef XFI_FEAT_MEMORY
-#define XFI_FEAT_MEMORY 0
-#endif
-
 /*
  * What works from here.  Not, for want of a place to hook: anything about the
  * way into hypercalls, and out of them.

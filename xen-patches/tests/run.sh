@@ -147,7 +147,7 @@ done
 
 if command -v shellcheck >/dev/null; then
     check "shellcheck" shellcheck "$patches/build.sh" "$patches/count-disarmed.sh" "$here/run.sh" \
-        "$patches/lib/sources.sh" "$patches/livepatch/build.sh"
+        "$patches/lib/build.sh" "$patches/livepatch/build.sh"
 else
     skip "shellcheck" "not installed"
 fi
