@@ -31,10 +31,10 @@ case $#:${1-} in
 esac
 
 # Everything under ansible/ but its documentation and what only real hosts use,
-# and the known-answer guest's source. Names and modes count too.
+# and the known-answer guest's source with the header it needs. Names and modes count too.
 content_hash() {
     local -a dirs=(ansible)
-    [[ ! -d $repo/injector/kat ]] || dirs+=(injector/kat)
+    [[ ! -d $repo/injector/kat ]] || dirs+=(injector/kat xen-patches/include)
     dirs+=(injector/kmod)
     (
         cd "$repo"
@@ -183,7 +183,6 @@ out=$work/out
 mkdir -p "$out/guests" "$out/symbols"
 make_cpio "$initrd" "$out/initrd-dom0.cpio"
 mv "$work/dom0.img" "$out/dom0.img"
-mv "$guests/xen-stock" "$out/xen-stock"
 cp --reflink=auto "$guests/vmlinux" "$out/vmlinux-dom0"
 mv "$work/ssh_key" "$work/ssh_key.pub" "$out/"
 for f in web.cpio kat.cpio; do
@@ -191,7 +190,7 @@ for f in web.cpio kat.cpio; do
 done
 (
     cd "$out"
-    files=(dom0.img vmlinux-dom0 initrd-dom0.cpio xen-stock guests/*.cpio)
+    files=(dom0.img vmlinux-dom0 initrd-dom0.cpio guests/*.cpio)
     sha256sum "${files[@]}" | jq -Rn '[inputs | capture("^(?<s>[0-9a-f]+) +(?<f>.*)$") | {(.f): .s}] | add' >"$work/sums.json"
 )
 packages() { jq -Rn '[inputs | split(" ") | {(.[0]): .[1]}] | add' <"$1"; }

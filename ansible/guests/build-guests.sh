@@ -3,7 +3,7 @@
 #
 # Build what guests boot from, out of Debian packages and without booting or
 # installing anything: OUTDIR/{vmlinuz,vmlinux,web.cpio,kat.cpio} and, for the
-# emulated testbed, OUTDIR/{xen-stock,modules/,packages.txt}.
+# emulated testbed, OUTDIR/{modules/,packages.txt}.
 #
 # web.cpio holds Debian's own apache2, its libraries as found by the dynamic
 # linker, busybox and the few kernel modules; not the package manager
@@ -38,12 +38,12 @@ trap 'exit 130' INT TERM
 tree=$work/tree
 
 export DEBIAN_FRONTEND=noninteractive
-say "fetching and unpacking the kernel, the hypervisor and Apache from Debian $suite (about 20 s)"
+say "fetching and unpacking the kernel and Apache from Debian $suite (about 20 s)"
 debian_sources "$suite" >"$work/sources.list"
 mode=()
 [[ $(id -u) -ne 0 ]] || mode=(--mode=root)
 mmdebstrap --quiet --variant=extract "${mode[@]}" \
-    --include=apache2-bin,busybox-static,base-files,linux-image-amd64,xen-hypervisor-4.20-amd64 \
+    --include=apache2-bin,busybox-static,base-files,linux-image-amd64 \
     --dpkgopt='path-exclude=/usr/share/*' \
     --aptopt='Acquire::Languages "none"' \
     --dpkgopt='path-exclude=/usr/lib/modules/*/kernel/sound/*' \
@@ -60,8 +60,6 @@ depmod -b "$tree" "$kver"
 say "kernel $kver: uncompressing"
 install -m 0644 "${images[0]}" "$out/vmlinuz"
 "$ansible_dir/lib/vmlinux-from-bzimage.sh" "${images[0]}" "$out/vmlinux"
-gzip -dc "$tree/boot/xen-4.20-amd64.gz" >"$work/xen-stock"
-mv "$work/xen-stock" "$out/xen-stock"
 install -m 0755 "$tree/usr/bin/busybox" "$out/busybox"
 printf '%s\n' "$kver" >"$out/kernel-version"
 
