@@ -9,4 +9,4 @@ exec "${CC:-gcc}" -O2 -std=gnu11 -Wall -Wextra -Werror \
     -ffreestanding -fno-pie -fno-stack-protector -fno-asynchronous-unwind-tables \
     -fno-tree-loop-distribute-patterns -fcf-protection=none -mgeneral-regs-only \
     -static -no-pie -nostdlib -Wl,--build-id=none -Wl,-z,noexecstack \
-    -s -o "$1" "$here/kat.c" "$here/kat.S"
+    -I"$here/../../xen-patches/include" -s -o "$1" "$here/kat.c" "$here/kat.S"

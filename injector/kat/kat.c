@@ -14,6 +14,8 @@
  * No library: what is not here cannot use a register behind our back.
  */
 
+#include "fuzz.h"
+
 typedef unsigned long u64;
 typedef unsigned int u32;
 
@@ -44,6 +46,7 @@ static const char *const sel_name[6] = { "cs", "ss", "ds", "es", "fs", "gs" };
 #define SYS_close 3
 #define SYS_read 0
 #define SYS_ioctl 16
+#define SYS_pipe 22
 #define SYS_dup2 33
 #define SYS_fork 57
 #define SYS_exit 60
@@ -208,6 +211,76 @@ static void load_module(const char *path)
     sys(SYS_close, fd, 0, 0, 0, 0);
 }
 
+/* The number behind `word` on the command line; 0 where it isn't there. */
+static u64 cmdline_number(const char *word)
+{
+    static char buf[4096];
+    long fd = sys(SYS_open, (long)"/proc/cmdline", 0, 0, 0, 0), n, i, j;
+    u64 number;
+
+    if ( fd < 0 )
+        return 0;
+    n = sys(SYS_read, fd, (long)buf, sizeof(buf) - 1, 0, 0);
+    sys(SYS_close, fd, 0, 0, 0, 0);
+    for ( i = 0; i < n; i++ )
+    {
+        if ( i && buf[i - 1] != ' ' )
+            continue;
+        for ( j = 0; word[j] && i + j < n && buf[i + j] == word[j]; j++ )
+            ;
+        if ( word[j] )
+            continue;
+        for ( number = 0, i += j; i < n && buf[i] >= '0' && buf[i] <= '9'; i++ )
+            number = number * 10 + buf[i] - '0';
+        return number;
+    }
+    return 0;
+}
+
+/* Random calls, of which all are to be refused; see fuzz.h. */
+static void fuzz(long fd)
+{
+    /* Any that are there, and places where Xen is. */
+    static struct fuzz f = {
+        .text_start = 0xffff82d040200000UL, .text_end = 0xffff82d0403fffffUL,
+        .scratch = 0xffff82d040600000UL, .gpr_start = 0x400000, .gpr_end = 0x410000,
+        .domids = { 0x7ff0 /* DOMID_SELF */, 1, 2, 3 }, .nr_domids = 4,
+    };
+    static struct fuzz_block b;
+    u64 calls = cmdline_number("xfi.fuzz="), refused = 0, i;
+
+    f.state = cmdline_number("xfi.seed=");
+    for ( i = 0; i < XFI_NR_REGS; i++ )
+        f.mask[i] = ~0UL;
+    for ( i = 0; i < calls; i++ )
+    {
+        long ret;
+
+        fuzz_next(&f, &b);
+        ret = hypercall(fd, HYPERVISOR_xfi_op, b.cmd,
+                        fuzz_below(&f, 8) ? (void *)&b.u : (void *)fuzz_odd(&f));
+        if ( ret == -1 /* EPERM */ )
+            refused++;
+        else
+        {
+            put("xfi-kat: fuzz call=");
+            put_dec(i);
+            put(" op=");
+            put_dec(b.cmd);
+            put(" ret=");
+            put_error(ret);
+            end_line();
+        }
+    }
+    put("xfi-kat: fuzz done seed=");
+    put_dec(cmdline_number("xfi.seed="));
+    put(" calls=");
+    put_dec(calls);
+    put(" refused=");
+    put_dec(refused);
+    end_line();
+}
+
 static void try_hypercalls(void)
 {
     static u64 arg[256];
@@ -254,29 +327,9 @@ static void try_hypercalls(void)
     }
     put("xfi-kat: hypercall done");
     end_line();
+    if ( cmdline_number("xfi.fuzz=") )
+        fuzz(fd);
     sys(SYS_close, fd, 0, 0, 0, 0);
-}
-
-/* The digit behind `word` on the command line; 0 where it isn't there. */
-static u32 cmdline_digit(const char *word)
-{
-    static char buf[4096];
-    long fd = sys(SYS_open, (long)"/proc/cmdline", 0, 0, 0, 0), n, i, j;
-
-    if ( fd < 0 )
-        return 0;
-    n = sys(SYS_read, fd, (long)buf, sizeof(buf) - 1, 0, 0);
-    sys(SYS_close, fd, 0, 0, 0, 0);
-    for ( i = 0; i < n; i++ )
-    {
-        if ( i && buf[i - 1] != ' ' )
-            continue;
-        for ( j = 0; word[j] && i + j < n && buf[i + j] == word[j]; j++ )
-            ;
-        if ( !word[j] && i + j < n && buf[i + j] >= '0' && buf[i + j] <= '9' )
-            return buf[i + j] - '0';
-    }
-    return 0;
 }
 
 /* One process on each CPU; the first is the one that was there. */
@@ -310,6 +363,45 @@ static u64 now_ns(void)
 
     sys(SYS_clock_gettime, 1 /* CLOCK_MONOTONIC */, (long)ts, 0, 0, 0);
     return ts[0] * 1000000000UL + ts[1];
+}
+
+/*
+ * A byte there and back between two processes on one CPU, which does nothing but
+ * switch from one to the other: how long `rounds` take, BATCHES times.
+ */
+#define BATCHES 12
+
+static void pingpong(u64 rounds)
+{
+    int there[2], back[2];
+    char byte = 0;
+
+    if ( sys(SYS_pipe, (long)there, 0, 0, 0, 0) || sys(SYS_pipe, (long)back, 0, 0, 0, 0) )
+        return;
+    if ( sys(SYS_fork, 0, 0, 0, 0, 0) == 0 )
+    {
+        while ( sys(SYS_read, there[0], (long)&byte, 1, 0, 0) == 1 && !byte )
+            sys(SYS_write, back[1], (long)&byte, 1, 0, 0);
+        sys(SYS_exit, 0, 0, 0, 0, 0);
+    }
+    for ( int batch = 0; batch < BATCHES; batch++ )
+    {
+        u64 start = now_ns(), i;
+
+        for ( i = 0; i < rounds; i++ )
+        {
+            sys(SYS_write, there[1], (long)&byte, 1, 0, 0);
+            sys(SYS_read, back[0], (long)&byte, 1, 0, 0);
+        }
+        start = now_ns() - start;
+        put("xfi-kat: pingpong rounds=");
+        put_dec(rounds);
+        put(" ns=");
+        put_dec(start);
+        end_line();
+    }
+    byte = 1;
+    sys(SYS_write, there[1], (long)&byte, 1, 0, 0);
 }
 
 /*
@@ -407,8 +499,10 @@ void kat_main(void)
         for ( int i = 0; fd >= 0 && i < 3; i++ )
             sys(SYS_dup2, fd, i, 0, 0, 0);
     }
-    if ( cmdline_digit("xfi.hypercall=") == 1 )
+    if ( cmdline_number("xfi.hypercall=") == 1 )
         try_hypercalls();
+    if ( cmdline_number("xfi.pingpong=") )
+        pingpong(cmdline_number("xfi.pingpong="));
 
     /* Learn what the kernel gave us, and check that it is stable. */
     kat_left = 1;
@@ -417,8 +511,8 @@ void kat_main(void)
         want_sel[i] = kat_found_sel[i];
     other_flags = kat_found_flags & ~(STATUS_FLAGS | DF);
 
-    if ( cmdline_digit("xfi.cpus=") > 1 )
-        spread(cmdline_digit("xfi.cpus="));
+    if ( cmdline_number("xfi.cpus=") > 1 )
+        spread(cmdline_number("xfi.cpus="));
     if ( cpu )
         goto run;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use xfi_lab::PATIENCE;
-use xfi_model::{Command, EventBody, SnapshotIndex};
+use xfi_model::{Command, EventBody, SnapshotIndex, XenBuild};
 use xfi_testbed::up::{self, Up, UpOptions};
 use xfi_testbed::{
     Artifacts, EmulatedTestbed, Evidence, Health, Progress, SnapshotSet, Testbed, TestbedError,
@@ -42,7 +42,7 @@ fn lab() -> Option<Lab> {
         PathBuf::from,
     );
     xfi_testbed::use_runtime_dir(runtime.clone());
-    let (artifacts, set) = xfi_lab::snapshot("http", "the testbed itself")?;
+    let (artifacts, set) = xfi_lab::snapshot("http", XenBuild::Patched, "the testbed itself")?;
     Some(Lab {
         artifacts,
         set,

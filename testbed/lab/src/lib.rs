@@ -5,14 +5,16 @@
 //! never where `CI` is set.
 
 mod ask;
+mod host;
 
 pub use ask::{ask, console, inject, next, refusal, run_of, vcpu_fault};
+pub use host::Host;
 
 use std::io::Write as _;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
-use xfi_model::SnapshotIndex;
+use xfi_model::{SnapshotIndex, XenBuild};
 use xfi_testbed::{
     AgentLink, Artifacts, EmulatedTestbed, Evidence, Progress, SnapshotSet, Testbed, TestbedError,
     find_layout,
@@ -33,8 +35,9 @@ pub fn say(line: &str) {
 
 /// One warm snapshot of a layout in `layouts/`, and what it was made of; none
 /// where it cannot be had, with the word that `what` is skipped.
-pub fn snapshot(layout: &str, what: &str) -> Option<(Artifacts, SnapshotSet)> {
-    let layout = find_layout(layout).unwrap_or_else(|e| panic!("layout {layout}: {e}"));
+pub fn snapshot(layout: &str, xen: XenBuild, what: &str) -> Option<(Artifacts, SnapshotSet)> {
+    let mut layout = find_layout(layout).unwrap_or_else(|e| panic!("layout {layout}: {e}"));
+    layout.host.xen = xen;
     let made = Artifacts::find().and_then(|artifacts| {
         let set = SnapshotSet::prepare(&artifacts, &layout, 1, &mut |progress| match progress {
             Progress::Begin { step, expected } => say(&format!("{step} (about {expected:.0?})")),
@@ -77,7 +80,7 @@ impl Lab {
     }
 
     fn prepare(layout: &str, what: &str) -> Option<Lab> {
-        let (artifacts, set) = snapshot(layout, what)?;
+        let (artifacts, set) = snapshot(layout, XenBuild::Patched, what)?;
         Some(Lab {
             testbed: EmulatedTestbed::new(&set, 0).expect("a testbed"),
             artifacts,
