@@ -39,8 +39,9 @@ test-lab: testbed stock xen-4.17
 	xen-patches/tests/run.sh
 	XFI_LAB=long $(CARGO) test --workspace --release --no-fail-fast
 
-bench: testbed
-	@echo "xfi bench: restores, 50 runs with two and ten clients, instruction counts (15 min)"
+bench: testbed stock
+	@echo "xfi bench: restores, 50 runs with two and ten clients, instruction counts, arming to firing,"
+	@echo "the hooks' cost beside Debian's Xen (20 min)"
 	@$(CARGO) bench --quiet -p xfi-campaign --bench figures
 
 lint:
