@@ -139,7 +139,7 @@ fn fuzz_from_guest(host: &Host, kind: &str, kernel: &str, calls: u64, seed: u64)
     host.put(&file, config.as_bytes());
     host.dom0(&format!("xl create {file}"));
     let mut agent = host.agent();
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + 4 * PATIENCE;
     let done = loop {
         let lines = console(&mut agent, &format!("fuzz-{kind}"));
         if let Some(done) = lines.iter().find_map(|l| Done::read(l)) {
@@ -223,15 +223,10 @@ fn random_arguments_and_races_leave_xen_as_it_was() {
 
     let done = fuzz(&host, &format!("blocks {seed} {blocks} {places} {domids}"));
     assert_eq!(done.get("blocks"), blocks);
-    for what in [
-        "accepted",
-        "refused",
-        "bad_addresses",
-        "armed",
-        "seen_fired",
-    ] {
-        assert!(done.get(what) > blocks / 1000, "{what}: {:?}", done.0);
+    for what in ["accepted", "refused", "bad_addresses", "armed"] {
+        assert!(done.get(what) > blocks / 100, "{what}: {:?}", done.0);
     }
+    assert!(done.get("seen_fired") > 0, "{:?}", done.0);
     before.unchanged(&host, "after the blocks");
 
     fuzz_from_guest(&host, "pv", "vmlinuz", calls, seed);
