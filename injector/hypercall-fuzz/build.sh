@@ -5,4 +5,4 @@ set -eu
 [ $# -eq 2 ] || { echo "usage: $0 OUT INCLUDE" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 exec "${CC:-gcc}" -O2 -std=gnu11 -Wall -Wextra -Werror -static \
-    -s -o "$1" -I"$2" -I"$here/../kat" "$here/fuzz.c"
+    -s -o "$1" -I"$2" -I"$here/../kat" "$here/fuzz.c" "$here/races.c"

@@ -338,7 +338,7 @@ static void fuzz_tame(const struct fuzz *f, struct fuzz_block *b)
 }
 
 /* The next block. */
-static void fuzz_next(struct fuzz *f, struct fuzz_block *b)
+static inline void fuzz_next(struct fuzz *f, struct fuzz_block *b)
 {
     static const unsigned char ops[16] = {
         XFI_OP_arm, XFI_OP_arm, XFI_OP_arm, XFI_OP_arm, XFI_OP_arm, XFI_OP_arm,
