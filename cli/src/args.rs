@@ -61,13 +61,16 @@ pub(crate) enum Command {
     Peek(Peek),
     /// Count which hypercalls are made, how often, and how long they take.
     Profile(Profile),
-    /// Show armed and recent injections.
+    /// Show armed and recent injections, wherever they are.
     Status(OutputArgs),
-    /// Disarm injections; without an id, all of them.
+    /// Disarm all injections, or one by its id.
     Disarm {
         /// The injection's id, as `xfi status` shows it.
         #[arg(long, value_name = "ID")]
         id: Option<u64>,
+        /// All of them, in Xen, in tasks and in memory; the same as no id.
+        #[arg(long, conflicts_with = "id")]
+        all: bool,
         #[command(flatten)]
         output: OutputArgs,
     },

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::process::{Command as Process, Stdio};
 use std::time::Duration;
 use xfi_model::{
-    AgentErrorCode, AgentHello, Command, DomId, DomainInfo, Event, EventBody, InjectionId,
-    PROTOCOL_VERSION, XenBuild,
+    AgentErrorCode, AgentHello, Command, DomId, DomainInfo, Event, EventBody, PROTOCOL_VERSION,
+    XenBuild,
 };
 use xfi_testbed::up::Up;
 use xfi_testbed::{AgentLink, Artifacts, TestbedError};
@@ -170,66 +170,4 @@ pub(crate) fn domains(output: Output) -> Result<()> {
     }
     output::print(&output::text_of(&table));
     Ok(())
-}
-
-/// `xfi status`.
-pub(crate) fn status(output: Output) -> Result<()> {
-    let mut host = Host::find()?;
-    let events = host.ask(Command::Status)?;
-    let Some(records) = events.into_iter().find_map(|e| match e.body {
-        EventBody::Injections { records } => Some(records),
-        _ => None,
-    }) else {
-        bail!("the agent sent no list of injections");
-    };
-    if output == Output::Json {
-        return output::json(&records);
-    }
-    if records.is_empty() {
-        output::print("nothing is armed, and nothing was since this Xen booted");
-        return Ok(());
-    }
-    let mut table = output::table(&[
-        "ID", "STATE", "DOMAIN", "VCPU", "REGISTER", "MASK", "EVENTS", "MATCHED",
-    ]);
-    for r in &records {
-        table.add_row([
-            r.id.to_string(),
-            output::word(&r.state),
-            format!("{} ({})", r.domain, r.domid),
-            r.vcpu.to_string(),
-            r.register.to_string(),
-            format!("{:#x}", r.mask.0),
-            r.events_seen.to_string(),
-            r.events_matched.to_string(),
-        ]);
-    }
-    output::print(&output::text_of(&table));
-    Ok(())
-}
-
-/// `xfi disarm`.
-pub(crate) fn disarm(id: Option<u64>, output: Output) -> Result<()> {
-    let mut host = Host::find()?;
-    let events = host.ask(Command::Disarm {
-        id: id.map(InjectionId),
-    })?;
-    let count = events
-        .iter()
-        .find_map(|e| match e.body {
-            EventBody::Disarmed { count } => Some(count),
-            _ => None,
-        })
-        .unwrap_or(0);
-    match output {
-        Output::Json => output::json(&serde_json::json!({ "disarmed": count })),
-        Output::Text => {
-            output::print(&match count {
-                0 => "nothing was armed".to_owned(),
-                1 => "1 injection disarmed".to_owned(),
-                n => format!("{n} injections disarmed"),
-            });
-            Ok(())
-        }
-    }
 }

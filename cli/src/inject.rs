@@ -24,7 +24,7 @@ use xfi_symbols::Symbols;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A guest's own agent may take so long to arm (the agent in dom0 gives up then).
-const ARMING: Duration = Duration::from_secs(120);
+const ARMING: Duration = Duration::from_secs(30);
 
 /// Runs the command.
 pub(crate) fn run(args: &Inject) -> Result<()> {

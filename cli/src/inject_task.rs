@@ -1,16 +1,18 @@
 //! `xfi inject` into a Linux task of dom0 or of a guest.
 
+mod view;
+
 use crate::args::{Inject, Mode, Output, Trigger};
 use crate::exit::{Exit, coded};
 use crate::host::Host;
 use crate::{inject, output};
 use anyhow::Result;
 use clap::Args;
-use serde::Serialize;
 use std::time::{Duration, UNIX_EPOCH};
+use view::{TaskView, text, why_not};
 use xfi_model::{
-    DOM0_NAME, EventBody, Fault, GuestMode, Hex64, InjectionState, Location, ModeFilter,
-    TaskMethod, TaskName, TaskRecord, TaskRegister, TaskSelector, TriggerKind,
+    DOM0_NAME, EventBody, Fault, Hex64, InjectionState, Location, ModeFilter, TaskName,
+    TaskRegister, TaskSelector, TriggerKind,
 };
 
 /// How much longer than `--after` an injection waits when not told.
@@ -125,10 +127,7 @@ pub(crate) fn run(args: &Inject, selector: TaskSelector) -> Result<()> {
         _ => None,
     })?;
     match args.output.output {
-        Output::Json => output::json(&View {
-            format: 1,
-            record: &record,
-        })?,
+        Output::Json => output::json(&TaskView::of(&record))?,
         Output::Text => output::print(&text(&record)),
     }
     if record.state == InjectionState::Fired {
@@ -236,117 +235,6 @@ fn parse_time(text: &str) -> Option<Duration> {
         .ok()?
         .duration_since(UNIX_EPOCH)
         .ok()
-}
-
-#[derive(Debug, Serialize)]
-struct View<'a> {
-    format: u32,
-    #[serde(flatten)]
-    record: &'a TaskRecord,
-}
-
-fn name_of(r: &TaskRecord) -> String {
-    let t = &r.task;
-    let mut what = format!("task {} '{}'", t.tid, t.comm);
-    if t.pid != t.tid {
-        what.push_str(&format!(" of process {}", t.pid));
-    }
-    match (&t.exe, t.kthread) {
-        (_, true) => what.push_str(", a kernel thread"),
-        (Some(exe), false) => what.push_str(&format!(", {exe}")),
-        (None, false) => {}
-    }
-    if let Some(role) = &t.role {
-        what.push_str(&format!(", role {role}"));
-    }
-    what
-}
-
-fn text(r: &TaskRecord) -> String {
-    let name = name_of(r);
-    let register = r
-        .register
-        .map_or_else(|| "the process".to_owned(), |r| r.to_string());
-    let Some(flip) = &r.flip else {
-        let state = output::word(&r.state);
-        return format!("{state}: {register} of {name} in {}", r.domain);
-    };
-    let by = match r.method {
-        TaskMethod::Ptrace => "stopped by ptrace",
-        TaskMethod::Module => "all processors stopped by xfi_task",
-        TaskMethod::Kill => "SIGKILL",
-    };
-    let late = flip.at.monotonic_ns.saturating_sub(r.drawn_monotonic_ns);
-    let mut lines = vec![
-        format!("fired    in {} ({} fitted)", r.domain, r.task.candidates),
-        format!("task     {name}"),
-        format!("by       {by}, held {}", output::duration(flip.held_ns)),
-    ];
-    match (&flip.syscall, &flip.kernel_symbol) {
-        (Some(s), _) => lines.push(format!(
-            "where    in system call {}{}",
-            s.number,
-            if s.restarts { ", made again" } else { "" }
-        )),
-        (None, Some(symbol)) => lines.push(format!("where    switched away in {symbol}")),
-        (None, None) if flip.mode == GuestMode::User && r.register.is_some() => {
-            lines.push("where    user code".to_owned());
-        }
-        (None, None) => {}
-    }
-    if let Some(register) = r.register {
-        let value = |file: &xfi_model::TaskRegisterFile| {
-            file.get(&register).map_or("?", String::as_str).to_owned()
-        };
-        lines.push(format!("before   {register} = {}", value(&flip.before)));
-        lines.push(format!("after    {register} = {}", value(&flip.after)));
-        lines.push(format!("changed  {}", changed(r, flip)));
-    }
-    let at = UNIX_EPOCH + Duration::from_nanos(flip.at.realtime_ns);
-    lines.push(format!(
-        "timing   {}, {} after the moment asked for; {} stops",
-        humantime::format_rfc3339_micros(at),
-        output::duration(late),
-        r.stops
-    ));
-    lines.join("\n")
-}
-
-fn changed(r: &TaskRecord, flip: &xfi_model::TaskFlip) -> String {
-    let list: Vec<String> = flip
-        .changed
-        .iter()
-        .map(|(register, bits)| {
-            let bits: Vec<_> = bits.iter().map(u32::to_string).collect();
-            format!("bit {} of {register}", bits.join(", "))
-        })
-        .collect();
-    let asked: Vec<u32> = (0..64)
-        .filter(|b| r.mask.0 >> b & 1 == 1)
-        .map(|b| 64 * r.word + b)
-        .collect();
-    match list.as_slice() {
-        [] => "nothing".to_owned(),
-        [one] if flip.changed.values().next() == Some(&asked) => format!("exactly {one}"),
-        several => several.join("; "),
-    }
-}
-
-fn why_not(r: &TaskRecord) -> String {
-    let because = r
-        .reason
-        .as_ref()
-        .map_or(String::new(), |why| format!(": {why}"));
-    match r.state {
-        InjectionState::Expired => format!(
-            "the injection expired unfired after {} stops{because}",
-            r.stops
-        ),
-        InjectionState::Disarmed => "the injection was disarmed before it fired".to_owned(),
-        InjectionState::TargetGone => format!("{} ended before it fired", name_of(r)),
-        InjectionState::Refused => format!("nothing was changed{because}"),
-        InjectionState::Armed | InjectionState::Fired => "the injection did not end".to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod profile;
 mod progress;
 mod report;
 mod show;
+mod status;
 mod testbed;
 
 use args::{Cli, Command, Workload};
@@ -34,8 +35,8 @@ fn main() -> ExitCode {
         Command::Locations(args) => locations::run(&args),
         Command::Peek(args) => peek::run(&args),
         Command::Profile(args) => profile::run(&args),
-        Command::Status(o) => host::status(o.output),
-        Command::Disarm { id, output } => host::disarm(id, output.output),
+        Command::Status(o) => status::status(o.output),
+        Command::Disarm { id, output, .. } => status::disarm(id, output.output),
         Command::Campaign(command) => campaign::run(command),
         Command::Report { dir, out, output } => report::run(&dir, out.as_deref(), output.output),
         Command::Workload(Workload::HttpDriver { spec, log }) => {

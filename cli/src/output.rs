@@ -3,6 +3,7 @@
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use std::io::{self, Write};
+use std::time::{Duration, UNIX_EPOCH};
 
 /// Prints a result. A reader that went away (`| head`) is not an error.
 pub(crate) fn print(text: &str) {
@@ -58,6 +59,12 @@ pub(crate) fn duration(ns: u64) -> String {
         2
     };
     format!("{value:.digits$} {unit}")
+}
+
+/// A moment, nanoseconds since 1970, as `2026-01-31T12:00:00.000000Z`.
+pub(crate) fn time(unix_ns: u64) -> String {
+    let at = UNIX_EPOCH + Duration::from_nanos(unix_ns);
+    humantime::format_rfc3339_micros(at).to_string()
 }
 
 /// A data value's word as in files, such as `pvh` or `fired`.

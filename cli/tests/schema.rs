@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-fn schema() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/schema/inject.json");
+fn schema(name: &str) -> Value {
+    let path = format!("{}/../docs/schema/{name}.json", env!("CARGO_MANIFEST_DIR"));
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
@@ -11,7 +11,7 @@ fn schema() -> Value {
 fn a_recorded_injection_is_valid_and_a_maimed_one_is_not() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/inject-fired.json");
     let recorded: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    let validator = jsonschema::validator_for(&schema()).unwrap();
+    let validator = jsonschema::validator_for(&schema("inject")).unwrap();
     assert!(validator.is_valid(&recorded));
     assert_eq!(recorded["before"].as_object().unwrap().len(), 24);
     assert_eq!(recorded["changed"], json!({ "rbx": [21] }));

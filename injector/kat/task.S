@@ -2,7 +2,8 @@
 /*
  * The loops of the known-answer process (task.c).
  *
- *   task_hold_start .. task_hold_end     all general, x87, SSE and AVX registers
+ *   task_hold_start .. task_hold_end     all general, x87, SSE and AVX registers,
+ *                                        ds, es, fs_base, gs_base, bit 7 of rip
  *   task_flags_start .. task_flags_end   the flags
  *
  * While rip lies in such a (half-open) range, a changed bit in what the range
@@ -74,11 +75,17 @@ task_hold:
         .endr
 1:
         each_gpr load
-        .balign 64
+        .balign 256
 task_hold_start:
         decq    task_left(%rip)
         jnz     task_hold_start
 task_hold_end:
+        jmp     2f
+        /* With bit 7 flipped, either instruction of the loop becomes this one. */
+        .org    task_hold_start + 128
+        .skip   16, 0x90
+        movq    $128, found_rip(%rip)
+2:
         each_gpr save
         fxsave64 found_fx(%rip)
         cmpl    $0, have_avx(%rip)

@@ -8,6 +8,9 @@
  *
  *   task-kat [hold]   the registers, for ever
  *   task-kat flags    the flags, for ever
+ *   task-kat rest     the registers, then the flags, then a sleep, which a stop
+ *                     by ptrace ends: leaves the only processor to others until
+ *                     somebody looks
  *   task-kat read     reads bytes; tells what read(2) returned, and what of the
  *                     registers it should have kept changed:
  *                     xfi-task-kat: read=1
@@ -20,11 +23,12 @@ typedef unsigned int u32;
 typedef unsigned char u8;
 
 /* Shared with task.S. Order of registers: public/xfi.h's. */
-u64 want_gpr[16], found_gpr[16], want_flags, found_flags, task_left;
+u64 want_gpr[16], found_gpr[16], want_flags, found_flags, found_rip, task_left;
 u8 want_fx[512] __attribute__((aligned(64))), found_fx[512] __attribute__((aligned(64)));
 u8 want_ymm[16][32] __attribute__((aligned(64))), found_ymm[16][32] __attribute__((aligned(64)));
 u32 have_avx;
 u8 task_byte;
+static const u64 want_base = 0x7abc12345000;
 
 extern char task_hold_start[], task_hold_end[], task_flags_start[], task_flags_end[];
 extern char task_read_at[];
@@ -37,30 +41,47 @@ static const char *const gpr_name[16] = {
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
 };
 
-#define STINT_NS 20000000UL
+#define STINT_NS 5000000UL
+#define REST_MS 500
+#define USER_DS 0x2bUL
 #define FLAGS_SEEN 0xcd5UL /* CF PF AF ZF SF DF OF */
 
 #define SYS_write 1
 #define SYS_exit 60
+#define SYS_arch_prctl 158
+#define SYS_epoll_create 213
+#define ARCH_SET_GS 0x1001
+#define ARCH_SET_FS 0x1002
+#define ARCH_GET_FS 0x1003
+#define ARCH_GET_GS 0x1004
 #define SYS_getpid 39
 #define SYS_clock_gettime 228
+#define SYS_epoll_pwait 281
 
-static long sys(long nr, long a, long b, long c)
+static long sys5(long nr, long a, long b, long c, long d, long e)
 {
+    register long r10 __asm__("r10") = d;
+    register long r8 __asm__("r8") = e;
     long ret;
 
     __asm__ volatile("syscall"
                      : "=a"(ret)
-                     : "a"(nr), "D"(a), "S"(b), "d"(c)
+                     : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
                      : "rcx", "r11", "memory");
     return ret;
 }
 
+static long sys(long nr, long a, long b, long c)
+{
+    return sys5(nr, a, b, c, 0, 0);
+}
+
+/* Of this process's running: what others take does not count. */
 static u64 now_ns(void)
 {
     long t[2];
 
-    sys(SYS_clock_gettime, 1, (long)t, 0);
+    sys(SYS_clock_gettime, 2, (long)t, 0);
     return t[0] * 1000000000UL + t[1];
 }
 
@@ -160,6 +181,14 @@ static u64 known(u32 n)
     return 0x5aa5c33c96690ff0UL ^ 0x0101010101010101UL * (n + 1);
 }
 
+/* The bases last: loading a selector sets them. */
+static void load_selectors(void)
+{
+    __asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(USER_DS));
+    sys(SYS_arch_prctl, ARCH_SET_FS, want_base, 0);
+    sys(SYS_arch_prctl, ARCH_SET_GS, want_base, 0);
+}
+
 static void make_values(void)
 {
     u32 i, a, b, c, d;
@@ -193,10 +222,29 @@ static void make_values(void)
     }
 }
 
+/* What a flip in the stint left here is put right again. */
+static void compare_selectors(void)
+{
+    u64 ds, es, fs_base, gs_base;
+
+    __asm__ volatile("mov %%ds, %0" : "=r"(ds));
+    __asm__ volatile("mov %%es, %0" : "=r"(es));
+    sys(SYS_arch_prctl, ARCH_GET_FS, (long)&fs_base, 0);
+    sys(SYS_arch_prctl, ARCH_GET_GS, (long)&gs_base, 0);
+    compare("ds", -1, 0, USER_DS, ds);
+    compare("es", -1, 0, USER_DS, es);
+    compare("fs_base", -1, 0, want_base, fs_base);
+    compare("gs_base", -1, 0, want_base, gs_base);
+    load_selectors();
+}
+
 static void compare_all(void)
 {
     u32 i, w;
 
+    compare_selectors();
+    compare("rip", -1, 0, 0, found_rip);
+    found_rip = 0;
     for ( i = 0; i < 16; i++ )
         compare(gpr_name[i], -1, 0, want_gpr[i], found_gpr[i]);
     compare("fcw", -1, 0, word_at(want_fx, 2), word_at(found_fx, 2));
@@ -224,30 +272,44 @@ static void compare_all(void)
 
 static void hold(void)
 {
-    u64 rounds = 1000, start, took;
+    static u64 rounds = 1000;
+    u64 start, took;
 
-    for ( ;; )
-    {
-        task_left = rounds;
-        start = now_ns();
-        task_hold();
-        took = now_ns() - start;
-        compare_all();
-        /* A stint that a fault cut short must not set the next one's length. */
-        if ( took < STINT_NS / 2 && rounds < 1UL << 32 )
-            rounds *= 2;
-        else if ( took > STINT_NS * 2 && rounds > 1000 )
-            rounds /= 2;
-    }
+    task_left = rounds;
+    start = now_ns();
+    task_hold();
+    took = now_ns() - start;
+    compare_all();
+    /* A stint that a fault cut short must not set the next one's length. */
+    if ( took < STINT_NS / 2 && rounds < 1UL << 32 )
+        rounds *= 2;
+    else if ( took > STINT_NS * 2 && rounds > 1000 )
+        rounds /= 2;
 }
 
 static void flags(void)
 {
-    for ( ;; )
-    {
-        task_flags();
-        compare("rflags", -1, 0, want_flags & FLAGS_SEEN, found_flags & FLAGS_SEEN);
-    }
+    task_flags();
+    compare("rflags", -1, 0, want_flags & FLAGS_SEEN, found_flags & FLAGS_SEEN);
+}
+
+static void rest(void)
+{
+    static long nothing = -1;
+    static u8 events[16];
+    u64 end;
+    u32 i;
+
+    if ( nothing < 0 )
+        nothing = sys(SYS_epoll_create, 1, 0, 0);
+    hold();
+    end = now_ns() + STINT_NS;
+    do
+        for ( i = 0; i < 64; i++ )
+            flags();
+    while ( now_ns() < end );
+    /* A stop ends this call with EINTR; others it only delays. */
+    sys5(SYS_epoll_pwait, nothing, (long)events, 1, REST_MS, 0);
 }
 
 static void reads(void)
@@ -277,11 +339,19 @@ static void range(const char *name, const char *from, const char *to)
     hex((u64)to);
 }
 
+static int is(const char *a, const char *b)
+{
+    while ( *a && *a == *b )
+        a++, b++;
+    return *a == *b;
+}
+
 void task_main(const u64 *stack)
 {
     const char *mode = stack[0] > 1 ? (const char *)stack[2] : "hold";
 
     make_values();
+    load_selectors();
     text("xfi: task kat ready pid=");
     decimal(sys(SYS_getpid, 0, 0, 0));
     range(" hold=", task_hold_start, task_hold_end);
@@ -291,11 +361,10 @@ void task_main(const u64 *stack)
     text(" avx=");
     decimal(have_avx);
     end_line();
-    if ( mode[0] == 'f' )
-        flags();
-    else if ( mode[0] == 'r' )
+    if ( is(mode, "read") )
         reads();
     else
-        hold();
+        for ( ;; )
+            (is(mode, "flags") ? flags : is(mode, "rest") ? rest : hold)();
     sys(SYS_exit, 0, 0, 0);
 }

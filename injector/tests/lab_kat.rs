@@ -57,7 +57,8 @@ fn fault(guest: &str, register: Register, bit: u32) -> Fault {
 
 fn armed(agent: &mut AgentLink) -> Vec<InjectionRecord> {
     let events = ask(agent, Command::Status);
-    let Some(EventBody::Injections { records }) = events.into_iter().next().map(|e| e.body) else {
+    let Some(EventBody::Injections { records, .. }) = events.into_iter().next().map(|e| e.body)
+    else {
         panic!("no records");
     };
     records

@@ -163,7 +163,8 @@ impl Kat {
         assert_eq!(seen.expected ^ seen.found, 1 << in_word, "{name} bit {bit}");
         let digits = &flip.after[&register];
         assert_eq!(digits.len() as u32, 2 + register.width() / 4, "{digits}");
-        if register.width() == 64 && register != TaskRegister::Rflags {
+        let told_whole = ![TaskRegister::Rflags, TaskRegister::Rip].contains(&register);
+        if register.width() == 64 && told_whole {
             assert_eq!(digits, &format!("{:#018x}", seen.found), "{name} bit {bit}");
         }
     }
@@ -321,6 +322,34 @@ fn the_flags_flip_alone() {
             "{e}"
         );
     }
+}
+
+#[test]
+fn selectors_bases_and_the_instruction_pointer_flip_alone() {
+    let Some(kat) = Kat::start("hold") else {
+        return;
+    };
+    for (name, bit) in [
+        ("ds", 3),
+        ("es", 3),
+        ("fs_base", 12),
+        ("gs_base", 46),
+        ("rip", 7),
+    ] {
+        kat.flip_is_seen(name, bit, kat.hold);
+    }
+    assert!(kat.silent());
+}
+
+#[test]
+fn a_process_that_rests_between_stints_is_woken_and_hit_in_one() {
+    let Some(kat) = Kat::start("rest") else {
+        return;
+    };
+    kat.flip_is_seen("r9", 63, kat.hold);
+    kat.flip_is_seen("rflags", 11, kat.flags);
+    kat.flip_is_seen("rip", 7, kat.hold);
+    assert!(kat.silent());
 }
 
 #[test]

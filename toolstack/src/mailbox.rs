@@ -6,15 +6,17 @@
 //! snapshot: what is under way lies in the daemon's and the guest's memory.
 //!
 //! Each direction is a directory of pieces, named by number; the reader removes
-//! what it took. A second console would need a QEMU in dom0 for each guest
+//! what it took. A guest does so in one step, so that dom0 can take back a
+//! request for good as long as the guest has not taken it. A second console would need a QEMU in dom0 for each guest
 //! (libxl gives all channels that backend).
 
 use crate::{Error, Result, XenStore};
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use xfi_model::{DomId, PROTOCOL_VERSION};
 
 /// A node holds 2 KiB at most by the daemons' usual quota.
-const PIECE: usize = 1024;
+const PIECE: usize = 1900;
 
 /// More than any message needs; a reader that is gone must not fill the store.
 const MOST_WAITING: usize = 256;
@@ -25,7 +27,14 @@ pub struct Mailbox {
     store: XenStore,
     inbox: String,
     outbox: String,
+    /// The next piece's number.
     next: u64,
+    /// The last message's pieces.
+    last: Range<u64>,
+    /// So many pieces fit for certain.
+    room: usize,
+    /// The other end may take back what it sent.
+    claims: bool,
 }
 
 impl Mailbox {
@@ -49,6 +58,9 @@ impl Mailbox {
             inbox: "data/xfi/to-guest".to_owned(),
             outbox: "data/xfi/to-dom0".to_owned(),
             next: 1,
+            last: 1..1,
+            room: 0,
+            claims: true,
         })
     }
 
@@ -82,7 +94,11 @@ impl Mailbox {
             inbox: format!("{base}/to-dom0"),
             outbox: format!("{base}/to-guest"),
             next: 1,
+            last: 1..1,
+            room: 0,
+            claims: false,
         };
+        mailbox.store.watch(&mailbox.inbox)?;
         mailbox.receive()?;
         // Behind what is there already.
         let waiting = mailbox.pieces(&mailbox.outbox.clone())?;
@@ -90,7 +106,7 @@ impl Mailbox {
         Ok(mailbox)
     }
 
-    /// To wait for something to come; guest's end only.
+    /// To wait for something to come.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.store.fd()
     }
@@ -101,12 +117,13 @@ impl Mailbox {
         self.store.has_fired()
     }
 
-    /// After [`Mailbox::fd`] became readable: takes the event off it.
+    /// Whether something may have come since this was asked last; costs nothing
+    /// when nothing has.
     ///
     /// # Errors
     /// When the store is gone.
-    pub fn take_event(&mut self) -> Result<()> {
-        self.store.take_event()
+    pub fn take_events(&mut self) -> Result<bool> {
+        self.store.take_events()
     }
 
     fn pieces(&mut self, directory: &str) -> Result<Vec<u64>> {
@@ -121,35 +138,75 @@ impl Mailbox {
     /// # Errors
     /// When the store is gone.
     pub fn receive(&mut self) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
         let inbox = self.inbox.clone();
-        for number in self.pieces(&inbox)? {
-            let path = format!("{inbox}/{number}");
-            if let Some(piece) = self.store.read(&path)? {
-                bytes.extend_from_slice(piece.as_bytes());
-            }
-            self.store.remove(&path)?;
+        let numbers = self.pieces(&inbox)?;
+        if numbers.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(bytes)
+        let take = |store: &mut XenStore| {
+            let mut bytes = Vec::new();
+            for number in &numbers {
+                let path = format!("{inbox}/{number}");
+                if let Some(piece) = store.read(&path)? {
+                    bytes.extend_from_slice(piece.as_bytes());
+                    store.remove(&path)?;
+                }
+            }
+            Ok(bytes)
+        };
+        if self.claims {
+            self.store.atomically(take)
+        } else {
+            take(&mut self.store)
+        }
     }
 
-    /// Sends text; the other end takes it when it can.
+    /// Sends a message; the other end takes it when it can.
     ///
     /// # Errors
     /// When the other end takes nothing any more, or the store is gone.
     pub fn send(&mut self, text: &str) -> Result<()> {
         let outbox = self.outbox.clone();
-        if self.pieces(&outbox)?.len() > MOST_WAITING {
-            return Err(Error::NotAvailable(format!(
-                "{outbox}: the other end takes nothing"
-            )));
-        }
+        let first = self.next;
         for piece in pieces_of(text) {
+            if self.room == 0 {
+                let waiting = self.pieces(&outbox)?.len();
+                self.room = (MOST_WAITING + 1).saturating_sub(waiting);
+                if self.room == 0 {
+                    return Err(Error::NotAvailable(format!(
+                        "{outbox}: the other end takes nothing"
+                    )));
+                }
+            }
             let path = format!("{outbox}/{}", self.next);
             self.next += 1;
+            self.room -= 1;
             self.store.write(&path, piece)?;
         }
+        self.last = first..self.next;
         Ok(())
+    }
+
+    /// Takes back the last message; false when the guest has it. dom0's end
+    /// only.
+    ///
+    /// # Errors
+    /// When the store is gone.
+    pub fn withdraw(&mut self) -> Result<bool> {
+        let (outbox, pieces) = (self.outbox.clone(), self.last.clone());
+        // Half a message that it took is worth nothing.
+        let Some(end) = pieces.clone().next_back() else {
+            return Ok(false);
+        };
+        self.store.atomically(|store| {
+            if store.read(&format!("{outbox}/{end}"))?.is_none() {
+                return Ok(false);
+            }
+            for number in pieces.clone() {
+                store.remove(&format!("{outbox}/{number}"))?;
+            }
+            Ok(true)
+        })
     }
 }
 
@@ -199,6 +256,7 @@ mod tests {
                 let below = format!("{path}/");
                 let mut nodes = nodes.lock().unwrap();
                 let answer = match header[0] {
+                    6 => Some("1\0".to_owned()),
                     1 => Some(
                         nodes
                             .keys()
@@ -239,7 +297,7 @@ mod tests {
         let mut guest = Mailbox::announce(store(&nodes)).unwrap();
         let mut dom0 = Mailbox::connect(store(&nodes), DomId(7), "web1").unwrap();
         // Numbers of one and of two digits, which sort otherwise as text.
-        let long: String = (0..3000).map(|n| format!("{n} ")).collect();
+        let long: String = (0..5000).map(|n| format!("{n} ")).collect();
         dom0.send("first\n").unwrap();
         dom0.send(&long).unwrap();
         assert!(long.len() > 10 * PIECE);
@@ -264,6 +322,21 @@ mod tests {
     }
 
     #[test]
+    fn a_request_is_taken_back_for_good_unless_the_guest_has_it() {
+        let nodes = Nodes::default();
+        let mut guest = Mailbox::announce(store(&nodes)).unwrap();
+        let mut dom0 = Mailbox::connect(store(&nodes), DomId(7), "web1").unwrap();
+        assert!(!dom0.withdraw().unwrap());
+        let long = "x".repeat(3 * PIECE);
+        dom0.send(&long).unwrap();
+        assert!(dom0.withdraw().unwrap());
+        assert!(guest.receive().unwrap().is_empty());
+        dom0.send("late").unwrap();
+        assert_eq!(guest.receive().unwrap(), b"late");
+        assert!(!dom0.withdraw().unwrap());
+    }
+
+    #[test]
     fn a_guest_without_an_agent_or_with_another_is_named() {
         let nodes = Nodes::default();
         let e = Mailbox::connect(store(&nodes), DomId(7), "web1").unwrap_err();
@@ -280,6 +353,8 @@ mod tests {
         let mut guest = Mailbox::announce(store(&nodes)).unwrap();
         let sent = (0..1000).take_while(|_| guest.send("x").is_ok()).count();
         assert_eq!(sent, MOST_WAITING + 1);
+        let dom0 = Mailbox::connect(store(&nodes), DomId(7), "web1");
+        assert!(dom0.is_ok() && guest.send("x").is_ok());
     }
 
     #[test]

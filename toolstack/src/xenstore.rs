@@ -1,6 +1,7 @@
 //! XenStore, by its wire protocol (`io/xs_wire.h`).
 
 use crate::{Error, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,6 +17,8 @@ const DEVICE: &str = "/dev/xen/xenbus";
 const XS_DIRECTORY: u32 = 1;
 const XS_READ: u32 = 2;
 const XS_WATCH: u32 = 4;
+const XS_TRANSACTION_START: u32 = 6;
+const XS_TRANSACTION_END: u32 = 7;
 const XS_WRITE: u32 = 11;
 const XS_MKDIR: u32 = 12;
 const XS_RM: u32 = 13;
@@ -24,6 +27,8 @@ const XS_ERROR: u32 = 16;
 /// `XENSTORE_PAYLOAD_MAX`.
 const PAYLOAD_MAX: u32 = 4096;
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A transaction with so many conflicts is given up.
+const ATTEMPTS: usize = 100;
 
 pub(crate) trait Stream: Read + Write + Send + AsFd {}
 impl Stream for UnixStream {}
@@ -35,6 +40,8 @@ pub struct XenStore {
     next_request: u32,
     /// A watch fired while an answer was waited for.
     fired: bool,
+    /// Of the requests that are made now; 0 is none.
+    transaction: u32,
 }
 
 impl std::fmt::Debug for XenStore {
@@ -83,6 +90,7 @@ impl XenStore {
             stream: Box::new(stream),
             next_request: 1,
             fired: false,
+            transaction: 0,
         }
     }
 
@@ -171,19 +179,56 @@ impl XenStore {
         self.fired
     }
 
-    /// Takes one message that no request asked for: a watch that fired. Waits
-    /// for one if need be.
+    /// Takes all messages that no request asked for, without waiting for one:
+    /// whether a watch fired since this was asked last.
     ///
     /// # Errors
     /// As for [`XenStore::read`].
-    pub fn take_event(&mut self) -> Result<()> {
-        if std::mem::take(&mut self.fired) {
-            return Ok(());
-        }
-        self.message().map(drop).map_err(|source| Error::XenStore {
+    pub fn take_events(&mut self) -> Result<bool> {
+        let mut take = || {
+            loop {
+                let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
+                if poll(&mut fds, PollTimeout::ZERO)? == 0 {
+                    return Ok(std::mem::take(&mut self.fired));
+                }
+                if self.message()?.0 == XS_WATCH_EVENT {
+                    self.fired = true;
+                }
+            }
+        };
+        take().map_err(|source: io::Error| Error::XenStore {
             what: "reading an event".to_owned(),
             source,
         })
+    }
+
+    /// Does `work` so that for everybody else it is one step: had what it read
+    /// changed before it was done, it is done again.
+    ///
+    /// # Errors
+    /// What `work` gave, and as for [`XenStore::write`].
+    pub(crate) fn atomically<T>(&mut self, work: impl Fn(&mut Self) -> Result<T>) -> Result<T> {
+        let failed = |source| Error::XenStore {
+            what: "a transaction".to_owned(),
+            source,
+        };
+        for _ in 0..ATTEMPTS {
+            let id = self
+                .transact(XS_TRANSACTION_START, "", None)
+                .map_err(failed)?;
+            let id = id.as_deref().and_then(|id| id.parse().ok());
+            self.transaction = id.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
+            let result = work(self);
+            let end = if result.is_ok() { "T" } else { "F" };
+            let ended = self.transact(XS_TRANSACTION_END, end, None);
+            self.transaction = 0;
+            match ended {
+                Err(e) if result.is_ok() && e.to_string() == "EAGAIN" => {}
+                Err(e) if result.is_ok() => return Err(failed(e)),
+                _ => return result,
+            }
+        }
+        Err(failed(io::ErrorKind::ResourceBusy.into()))
     }
 
     /// One message: its kind, the request it answers, its payload.
@@ -221,7 +266,7 @@ impl XenStore {
         self.next_request = id.wrapping_add(1);
         let len = path.len() + 1 + value.len();
         let mut message = Vec::with_capacity(16 + len);
-        for word in [kind, id, 0, len as u32] {
+        for word in [kind, id, self.transaction, len as u32] {
             message.extend_from_slice(&word.to_ne_bytes());
         }
         message.extend_from_slice(path.as_bytes());
@@ -304,8 +349,8 @@ mod tests {
         assert!(!store.has_fired());
         assert_eq!(store.list("data/xfi").unwrap(), ["10", "9"]);
         assert!(store.has_fired());
-        store.take_event().unwrap();
-        assert!(!store.has_fired());
+        assert!(store.take_events().unwrap());
+        assert!(!store.has_fired() && !store.take_events().unwrap());
         let mut store = answering(vec![(XS_ERROR, 1, b"ENOENT\0")]);
         assert_eq!(store.list("data/xfi").unwrap(), [""; 0]);
         let mut store = answering(vec![(XS_ERROR, 1, b"EQUOTA\0")]);

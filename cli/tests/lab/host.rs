@@ -114,7 +114,7 @@ impl Lab {
         loop {
             // The agent has one client: this one must not be the first.
             std::thread::sleep(Duration::from_secs(2));
-            if self.xfi("status").status.code() == Some(6) {
+            if self.xfi("domains").status.code() == Some(6) {
                 break;
             }
             let ended = child.try_wait().unwrap();

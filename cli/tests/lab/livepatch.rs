@@ -98,7 +98,7 @@ fn a_livepatch_stays_while_something_is_armed_and_a_dying_domain_is_forgotten() 
         .spawn()
         .unwrap();
     let begun = Instant::now();
-    while lab.xfi("status").status.code() != Some(6) {
+    while lab.xfi("domains").status.code() != Some(6) {
         assert!(begun.elapsed() < PATIENCE, "it never had the agent");
     }
     // It has the agent; arming is the next thing it does.

@@ -6,3 +6,4 @@ mod host;
 mod inject;
 mod livepatch;
 mod memory;
+mod tasks;

@@ -4,6 +4,7 @@ mod arming;
 mod memory;
 mod prepare;
 mod profile;
+mod status;
 mod tasks;
 
 use crate::channel::{Channel, Got};
@@ -16,13 +17,15 @@ use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use xfi_injector::armed::{Armed, Ended, Place};
 use xfi_injector::memory::PlannedFlip;
 use xfi_injector::profile::Counting;
 use xfi_model::{
-    AgentErrorCode, AgentHello, AgentRun, Command, Event, EventBody, InjectionId, InjectionState,
-    PROTOCOL_VERSION, Request,
+    AgentErrorCode, AgentHello, AgentRun, Command, Event, EventBody, Fault, InjectionId,
+    InjectionState, MemoryRecord, PROTOCOL_VERSION, Request, TaskRecord,
 };
 use xfi_toolstack::{Hypercall, guest_console, host};
 
@@ -60,7 +63,13 @@ pub(crate) struct Agent {
     run: Option<Run>,
     /// What this process armed, and where.
     known: VecDeque<(InjectionId, Place)>,
+    /// What became of faults that were not in Xen's hands, the latest.
+    ended_tasks: VecDeque<TaskRecord>,
+    ended_memory: VecDeque<MemoryRecord>,
     signals: UnixStream,
+    end_wanted: Arc<AtomicBool>,
+    /// Somebody else wants the run cancelled.
+    cancel_wanted: Arc<AtomicBool>,
     /// The output is gone: nothing can be reported any more.
     mute: bool,
 }
@@ -70,7 +79,16 @@ impl Agent {
         let (signals, tell) = UnixStream::pair()?;
         signals.set_nonblocking(true)?;
         tell.set_nonblocking(true)?;
-        for signal in [SIGTERM, SIGINT, SIGHUP] {
+        let end_wanted = Arc::new(AtomicBool::new(false));
+        let cancel_wanted = Arc::new(AtomicBool::new(false));
+        for (signal, flag) in [
+            (SIGTERM, &end_wanted),
+            (SIGINT, &end_wanted),
+            (SIGHUP, &end_wanted),
+            (status::CANCEL as i32, &cancel_wanted),
+        ] {
+            // In this order, so that who wakes sees why.
+            signal_hook::flag::register(signal, Arc::clone(flag))?;
             signal_hook::low_level::pipe::register(signal, tell.try_clone()?)?;
         }
         Ok(Agent {
@@ -79,7 +97,11 @@ impl Agent {
             host: Host::default(),
             run: None,
             known: VecDeque::new(),
+            ended_tasks: VecDeque::new(),
+            ended_memory: VecDeque::new(),
             signals,
+            end_wanted,
+            cancel_wanted,
             mute: false,
         })
     }
@@ -91,8 +113,11 @@ impl Agent {
         loop {
             let until = self.run.as_ref().map(Run::wakes);
             let readable = self.channel.wait(self.signals.as_fd(), until)?;
-            if self.signalled() {
+            if self.signalled() && self.end_wanted.load(Ordering::SeqCst) {
                 break;
+            }
+            if self.cancel_wanted.swap(false, Ordering::SeqCst) {
+                self.cancel();
             }
             if readable {
                 match self.channel.read(&mut buffer)? {
@@ -216,12 +241,10 @@ impl Agent {
                 self.emit(seq, EventBody::Done);
             }
             Command::Status => {
-                let records = self.records()?;
-                self.emit(seq, EventBody::Injections { records });
+                self.status(seq)?;
             }
             Command::Disarm { id } => {
-                let count = self.host.hypercall()?.disarm(id)?;
-                self.emit(seq, EventBody::Disarmed { count });
+                self.disarm(seq, id)?;
             }
             Command::XenConsole => {
                 let lines = self.host.console()?;
@@ -288,7 +311,8 @@ impl Agent {
     }
 
     fn start_run(&mut self, seq: u64, run: AgentRun) -> Handled {
-        if run.fault.as_ref().is_some_and(tasks::in_task) {
+        let in_task = |f: &Fault| tasks::in_task(&f.location);
+        if run.fault.as_ref().is_some_and(in_task) {
             return self.start_task_run(seq, run);
         }
         if run.fault.as_ref().is_some_and(|f| f.location.is_memory()) {
@@ -296,7 +320,7 @@ impl Agent {
         }
         let (mut injection, mut owner) = (None, None);
         if let Some(fault) = &run.fault {
-            owner = Some(Owner::take()?);
+            owner = Some(Owner::take()?.says(fault)?);
             injection = Some(self.arm(fault, &run)?);
         } else if run.final_checks {
             self.before_run();
@@ -418,12 +442,13 @@ impl Agent {
                 Err(e) => return self.refuse(run.seq, e.into()),
             }
         }
-        if let Some(task) = run.task.take() {
-            self.cancel_task(run.seq, task);
+        if let Some(task) = run.task.take()
+            && let Err(refusal) = self.cancel_task(run.seq, task)
+        {
+            return self.refuse(run.seq, refusal);
         }
         if let Some(flip) = run.memory.take() {
-            let record = Box::new(flip.disarm());
-            self.emit(run.seq, EventBody::MemoryInjection { record });
+            self.memory_ended(run.seq, flip.disarm());
         }
         if let Some(counting) = run.profile.take()
             && let Err(refusal) = self.end_profile(run.seq, counting)

@@ -164,7 +164,9 @@ impl Channel {
     pub(crate) fn read(&mut self, buffer: &mut Vec<u8>) -> io::Result<Got> {
         match &mut self.kind {
             Kind::Store(mailbox) => {
-                mailbox.take_event().map_err(io::Error::other)?;
+                if !mailbox.take_events().map_err(io::Error::other)? {
+                    return Ok(Got::Nothing);
+                }
                 let bytes = mailbox.receive().map_err(io::Error::other)?;
                 if bytes.is_empty() {
                     return Ok(Got::Nothing);

@@ -180,8 +180,17 @@ pub enum EventBody {
     },
     /// Answer to `Status`.
     Injections {
-        /// Armed ones and those finished ones still remembered.
+        /// Armed ones and those finished ones still remembered, in Xen's hands.
         records: Vec<InjectionRecord>,
+        /// Finished ones in tasks, still remembered.
+        #[serde(default)]
+        tasks: Vec<TaskRecord>,
+        /// Finished ones in memory, still remembered.
+        #[serde(default)]
+        memory: Vec<MemoryRecord>,
+        /// What agents on this host and in its guests have armed.
+        #[serde(default)]
+        under_way: Vec<UnderWay>,
     },
     /// Answer to `Disarm`.
     Disarmed {
@@ -214,6 +223,18 @@ pub enum EventBody {
         /// One line: what was wrong, where, what to do.
         message: String,
     },
+}
+
+/// A fault that an agent has armed and whose end it has not seen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UnderWay {
+    /// The domain whose agent holds it: dom0, or a guest for a fault in one of
+    /// its tasks.
+    pub held_in: String,
+    /// The agent's process there.
+    pub pid: u32,
+    /// The fault.
+    pub fault: Fault,
 }
 
 /// Kinds of failure the orchestrator treats differently.

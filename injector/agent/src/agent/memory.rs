@@ -1,12 +1,12 @@
 //! Runs with a fault in a word of memory, and words that are read.
 
-use super::{Agent, Handled, Run};
+use super::{Agent, Handled, REMEMBERED, Run};
 use crate::host::{Host, Refusal};
 use crate::owner::Owner;
 use std::time::{Duration, Instant};
 use xfi_injector::InjectError;
 use xfi_injector::memory::{Memory, PlannedFlip};
-use xfi_model::{AgentRun, EventBody, Location};
+use xfi_model::{AgentRun, EventBody, Location, MemoryRecord};
 
 impl Agent {
     /// The memory that a location is in. Reading it changes nothing, so that the
@@ -30,7 +30,7 @@ impl Agent {
             return Ok(());
         };
         Host::check_opted_in("injecting faults")?;
-        let owner = Owner::take()?;
+        let owner = Owner::take()?.says(fault)?;
         let memory = self.memory(&fault.location)?;
         if run.final_checks {
             self.before_run();
@@ -53,9 +53,18 @@ impl Agent {
             run.memory = Some(flip);
             return Ok(());
         }
-        let record = Box::new(flip.fire()?);
-        self.emit(run.seq, EventBody::MemoryInjection { record });
+        self.memory_ended(run.seq, flip.fire()?);
         run.end = Some(now + run.observe.unwrap_or(Duration::ZERO));
         Ok(())
+    }
+
+    /// Tells of the end, and remembers it.
+    pub(super) fn memory_ended(&mut self, seq: u64, record: MemoryRecord) {
+        self.ended_memory.push_back(record.clone());
+        if self.ended_memory.len() > REMEMBERED {
+            self.ended_memory.pop_front();
+        }
+        let record = Box::new(record);
+        self.emit(seq, EventBody::MemoryInjection { record });
     }
 }

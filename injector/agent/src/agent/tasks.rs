@@ -1,6 +1,6 @@
 //! Runs with a fault in a task: here, or in a guest by its own agent.
 
-use super::{Agent, Handled, Run};
+use super::{Agent, Handled, REMEMBERED, Run};
 use crate::host::{Host, Refusal};
 use crate::lines::{Line, Lines};
 use crate::owner::Owner;
@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use xfi_injector::task::ArmedTask;
 use xfi_model::{
-    AgentErrorCode, AgentRun, Command, DOM0_NAME, DomId, Event, EventBody, Fault, InjectionState,
+    AgentErrorCode, AgentRun, Command, DOM0_NAME, DomId, Event, EventBody, InjectionState,
     Location, Request, TaskIdentity, TaskRecord,
 };
 use xfi_toolstack::{Mailbox, host};
@@ -16,9 +16,11 @@ use xfi_toolstack::{Mailbox, host};
 /// How much later than its expiry a guest's agent may tell of an end.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// How late a guest's agent may tell that it armed: a busy PVH guest took 26 s
-/// for its first answer after a restore, emulated.
-const ARMING: Duration = Duration::from_secs(120);
+/// A request that a guest's agent has not taken for so long is taken back.
+const ARMING: Duration = Duration::from_secs(30);
+
+/// How often to see whether the guest still is.
+const LOOK_AFTER: Duration = Duration::from_millis(500);
 
 /// A fault in a task, under way.
 #[derive(Debug)]
@@ -34,10 +36,7 @@ pub(super) enum TaskRun {
 pub(super) struct Relay {
     domain: String,
     domid: DomId,
-    seq: u64,
-    mailbox: Mailbox,
-    lines: Lines,
-    heard: VecDeque<EventBody>,
+    pipe: Pipe,
     /// Before that there is nothing to hear once it is armed.
     moment: Instant,
     armed: bool,
@@ -45,6 +44,17 @@ pub(super) struct Relay {
     expire: Option<Duration>,
     ended: bool,
     give_up: Option<Instant>,
+    /// When to see next whether the guest still is.
+    look_after: Instant,
+}
+
+/// Requests to a guest's agent with one number, and what it says of them.
+#[derive(Debug)]
+struct Pipe {
+    seq: u64,
+    mailbox: Mailbox,
+    lines: Lines,
+    heard: VecDeque<EventBody>,
 }
 
 /// What polling gave.
@@ -55,11 +65,35 @@ enum News {
 }
 
 /// Whether the fault is in a task.
-pub(super) fn in_task(fault: &Fault) -> bool {
-    matches!(
-        fault.location,
-        Location::Task { .. } | Location::TaskKill { .. }
-    )
+pub(super) fn in_task(location: &Location) -> bool {
+    matches!(location, Location::Task { .. } | Location::TaskKill { .. })
+}
+
+/// Asks a guest's agent what it answers with one event.
+pub(super) fn ask(
+    mailbox: Mailbox,
+    seq: u64,
+    command: &Command,
+    patience: Duration,
+) -> Result<EventBody, Refusal> {
+    let mut pipe = Pipe::over(mailbox, seq);
+    pipe.say(command)?;
+    let end = Instant::now() + patience;
+    loop {
+        match pipe.hear()? {
+            Some(EventBody::Error { code, message }) => return Err(Refusal { code, message }),
+            Some(body) => return Ok(body),
+            None if Instant::now() >= end => {
+                // Whatever is left of it there, nobody waits for it any more.
+                let _ = pipe.mailbox.withdraw();
+                return Err(Refusal {
+                    code: AgentErrorCode::Failed,
+                    message: format!("its agent gave no answer in {} s", patience.as_secs()),
+                });
+            }
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
 }
 
 impl Agent {
@@ -68,7 +102,7 @@ impl Agent {
             return Ok(());
         };
         Host::check_opted_in("injecting faults")?;
-        let owner = Owner::take()?;
+        let owner = Owner::take()?.says(fault)?;
         let domain = fault.location.domain().unwrap_or(DOM0_NAME);
         let now = Instant::now();
         let mut next_poll = now;
@@ -106,17 +140,15 @@ impl Agent {
         let mut relay = Relay {
             domain: domain.to_owned(),
             domid: target.domid,
-            seq,
-            mailbox,
-            lines: Lines::default(),
-            heard: VecDeque::new(),
+            pipe: Pipe::over(mailbox, seq),
             moment: now,
             armed: false,
             expire,
             ended: false,
             give_up: Some(now + ARMING),
+            look_after: now,
         };
-        relay.say(Command::Run(AgentRun {
+        relay.pipe.say(&Command::Run(AgentRun {
             observe_ms: None,
             final_checks: false,
             ..run.clone()
@@ -145,7 +177,7 @@ impl Agent {
                 }
                 Ok(News::Ended(record)) => {
                     let fired = record.state == InjectionState::Fired;
-                    self.emit(run.seq, EventBody::TaskInjection { record });
+                    self.task_ended(run.seq, record);
                     let observe = run.observe.filter(|_| fired).unwrap_or_default();
                     run.end = Some(now + observe);
                     return true;
@@ -174,43 +206,73 @@ impl Agent {
     }
 
     /// A guest that died cannot say so.
-    fn still_there(&mut self, relay: &Relay) -> Result<(), Refusal> {
+    fn still_there(&mut self, relay: &mut Relay) -> Result<(), Refusal> {
+        let domain = relay.domain.clone();
         let failed = |what: &str| Refusal {
             code: AgentErrorCode::Failed,
-            message: format!("'{}' {what}", relay.domain),
+            message: format!("'{domain}' {what}"),
         };
+        if !relay.asked_after() {
+            return Ok(());
+        }
         if self.host.target(&relay.domain).map(|t| t.domid).ok() != Some(relay.domid) {
             return Err(failed(
                 "went away before its agent told how the injection ended",
             ));
         }
         if relay.give_up.is_some_and(|end| Instant::now() >= end) {
-            return Err(failed(if relay.armed {
-                "armed the fault and gave no word on its end; it may have fired"
+            if relay.armed {
+                return Err(failed(
+                    "armed the fault and gave no word on its end; it may have fired",
+                ));
+            }
+            relay.ended = relay.pipe.mailbox.withdraw()?;
+            return Err(failed(if relay.ended {
+                "did not take the request in time, and it was taken back: nothing is armed \
+                 there; its agent may be dead, see its console"
             } else {
-                "did not say in time that it armed the fault; it may be dead, or fire yet"
+                "took the request and did not say in time that it armed the fault; it was told \
+                 to cancel, and may have fired before"
             }));
         }
         Ok(())
     }
 
-    pub(super) fn cancel_task(&mut self, seq: u64, mut task: TaskRun) {
-        let record = match &mut task {
-            TaskRun::Here(armed) => armed.disarm().map(Box::new).map_err(Refusal::from),
-            TaskRun::There(relay) => relay.cancel(),
-        };
-        match record {
-            Ok(record) => self.emit(seq, EventBody::TaskInjection { record }),
-            Err(e) => self.progress(seq, e.message),
+    /// Tells of the end, and remembers it.
+    fn task_ended(&mut self, seq: u64, record: Box<TaskRecord>) {
+        self.ended_tasks.push_back((*record).clone());
+        if self.ended_tasks.len() > REMEMBERED {
+            self.ended_tasks.pop_front();
         }
+        self.emit(seq, EventBody::TaskInjection { record });
+    }
+
+    pub(super) fn cancel_task(&mut self, seq: u64, mut task: TaskRun) -> Handled {
+        let record = match &mut task {
+            TaskRun::Here(armed) => Some(Box::new(armed.disarm()?)),
+            TaskRun::There(relay) => relay.cancel()?,
+        };
+        if let Some(record) = record {
+            self.task_ended(seq, record);
+        }
+        Ok(())
     }
 }
 
-impl Relay {
-    fn say(&mut self, command: Command) -> Result<(), Refusal> {
+impl Pipe {
+    fn over(mailbox: Mailbox, seq: u64) -> Self {
+        Pipe {
+            seq,
+            mailbox,
+            lines: Lines::default(),
+            heard: VecDeque::new(),
+        }
+    }
+
+    fn say(&mut self, command: &Command) -> Result<(), Refusal> {
         let request = Request {
             seq: self.seq,
-            command,
+            command: command.clone(),
         };
         let line = serde_json::to_string(&request).map_err(|e| Refusal {
             code: AgentErrorCode::Failed,
@@ -220,19 +282,27 @@ impl Relay {
         Ok(self.mailbox.send(&format!("\n{line}\n"))?)
     }
 
-    /// The next thing the guest's agent says about this request.
-    fn hear(&mut self) -> Result<News, Refusal> {
-        let bytes = self.mailbox.receive()?;
-        for line in self.lines.push(&bytes) {
-            let Line::Whole(line) = line else { continue };
-            let Ok(event) = serde_json::from_slice::<Event>(&line) else {
-                continue;
-            };
-            if event.seq == self.seq {
-                self.heard.push_back(event.body);
+    /// The next thing the guest's agent says about these requests.
+    fn hear(&mut self) -> Result<Option<EventBody>, Refusal> {
+        if self.heard.is_empty() && self.mailbox.take_events()? {
+            let bytes = self.mailbox.receive()?;
+            for line in self.lines.push(&bytes) {
+                let Line::Whole(line) = line else { continue };
+                let Ok(event) = serde_json::from_slice::<Event>(&line) else {
+                    continue;
+                };
+                if event.seq == self.seq {
+                    self.heard.push_back(event.body);
+                }
             }
         }
-        while let Some(body) = self.heard.pop_front() {
+        Ok(self.heard.pop_front())
+    }
+}
+
+impl Relay {
+    fn hear(&mut self) -> Result<News, Refusal> {
+        while let Some(body) = self.pipe.hear()? {
             match body {
                 EventBody::TaskArmed { task, moment_in_ns } => {
                     self.armed = true;
@@ -258,18 +328,36 @@ impl Relay {
         Ok(News::Nothing)
     }
 
-    fn cancel(&mut self) -> Result<Box<TaskRecord>, Refusal> {
-        self.say(Command::Cancel)?;
+    /// Whether it is time to look after the guest again.
+    fn asked_after(&mut self) -> bool {
+        let now = Instant::now();
+        let due = now >= self.look_after;
+        if due {
+            self.look_after = now + LOOK_AFTER;
+        }
+        due
+    }
+
+    /// Disarms; none when it was not armed yet.
+    fn cancel(&mut self) -> Result<Option<Box<TaskRecord>>, Refusal> {
+        if !self.armed && self.pipe.mailbox.withdraw()? {
+            self.ended = true;
+            return Ok(None);
+        }
+        self.pipe.say(&Command::Cancel)?;
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
             if let News::Ended(record) = self.hear()? {
-                return Ok(record);
+                return Ok(Some(record));
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(5));
         }
         Err(Refusal {
             code: AgentErrorCode::Failed,
-            message: format!("'{}' gave no word on the disarming", self.domain),
+            message: format!(
+                "'{}' was told to disarm and gave no word on it; it may have fired",
+                self.domain
+            ),
         })
     }
 }
@@ -277,7 +365,7 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         if !self.ended {
-            let _ = self.say(Command::Cancel);
+            let _ = self.pipe.say(&Command::Cancel);
         }
     }
 }
