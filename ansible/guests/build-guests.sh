@@ -1,9 +1,9 @@
 #!/bin/bash
-# build-guests.sh OUTDIR
+# build-guests.sh SUITE OUTDIR
 #
-# Build what guests boot from, out of Debian packages and without booting or
-# installing anything: OUTDIR/{vmlinuz,vmlinux,web.cpio,kat.cpio} and, for the
-# emulated testbed, OUTDIR/{xen-stock,modules/,packages.txt}.
+# Build what guests boot from, out of that Debian release's packages and without
+# booting or installing anything: OUTDIR/{vmlinuz,vmlinux,web.cpio,kat.cpio} and,
+# for the emulated testbed, OUTDIR/{xen-stock,modules/,packages.txt}.
 #
 # web.cpio holds Debian's own apache2, its libraries as found by the dynamic
 # linker, busybox and the few kernel modules; not the package manager
@@ -23,13 +23,14 @@ repo=$(dirname -- "$ansible_dir")
 
 say() { printf 'build-guests: %s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
-[[ $# -eq 1 ]] || die "usage: $0 OUTDIR"
+[[ $# -eq 2 ]] || die "usage: $0 SUITE OUTDIR"
 for tool in mmdebstrap cpio xz modprobe depmod; do
     command -v "$tool" >/dev/null || die "needs the program $tool"
 done
 
-out=$1
-suite=${XFI_SUITE:-trixie}
+suite=$1
+out=$2
+xen=$(xen_release_of "$suite") || exit 1
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 work=$(mktemp -d "$out/.build.XXXXXX")
@@ -42,8 +43,8 @@ say "fetching and unpacking the kernel, the hypervisor and Apache from Debian $s
 debian_sources "$suite" >"$work/sources.list"
 mode=()
 [[ $(id -u) -ne 0 ]] || mode=(--mode=root)
-mmdebstrap --quiet --variant=extract "${mode[@]}" \
-    --include=apache2-bin,busybox-static,base-files,linux-image-amd64,xen-hypervisor-4.20-amd64 \
+mmdebstrap --quiet --variant=extract "${mode[@]}" "$merge_usr" \
+    --include=apache2-bin,busybox-static,base-files,linux-image-amd64,"xen-hypervisor-$xen-amd64" \
     --dpkgopt='path-exclude=/usr/share/*' \
     --aptopt='Acquire::Languages "none"' \
     --dpkgopt='path-exclude=/usr/lib/modules/*/kernel/sound/*' \
@@ -54,13 +55,12 @@ mmdebstrap --quiet --variant=extract "${mode[@]}" \
 images=("$tree"/boot/vmlinuz-*)
 [[ ${#images[@]} -eq 1 ]] || die "expected one kernel, found ${#images[@]}"
 kver=${images[0]##*/vmlinuz-}
-[[ -e $tree/lib ]] || ln -s usr/lib "$tree/lib"
 depmod -b "$tree" "$kver"
 
 say "kernel $kver: uncompressing"
 install -m 0644 "${images[0]}" "$out/vmlinuz"
 "$ansible_dir/lib/vmlinux-from-bzimage.sh" "${images[0]}" "$out/vmlinux"
-gzip -dc "$tree/boot/xen-4.20-amd64.gz" >"$work/xen-stock"
+gzip -dc "$tree/boot/xen-$xen-amd64.gz" >"$work/xen-stock"
 mv "$work/xen-stock" "$out/xen-stock"
 install -m 0755 "$tree/usr/bin/busybox" "$out/busybox"
 printf '%s\n' "$kver" >"$out/kernel-version"
