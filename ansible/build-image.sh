@@ -2,11 +2,14 @@
 # Build the emulated testbed's image: a whole Xen host (dom0 with Xen's tools
 # and libvirt, a web guest, a known-answer guest) as files that QEMU boots.
 #
-#   ansible/build-image.sh            build, unless it is there already
-#   ansible/build-image.sh --print    print the image's directory, build nothing
+#   ansible/build-image.sh [trixie]           build, unless it is there already
+#   ansible/build-image.sh --print [trixie]   print the image's directory, build nothing
 #
-# Result: target/image/<hash>/ and the link target/image/current. The hash is
-# over everything that goes in, so that an unchanged tree builds nothing. An
+# The argument is the Debian release of dom0 and guests: trixie (13), which has
+# Xen 4.20's tools, or bookworm (12), which has 4.17's.
+#
+# Result: target/image/<hash>/ and a link with the release's name to it. The hash
+# is over everything that goes in, so that an unchanged tree builds nothing. An
 # image appears under its name only when whole; a build that was killed leaves
 # nothing that a later one would trust.
 set -euo pipefail
@@ -15,7 +18,6 @@ shopt -s nullglob
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 repo=$(dirname -- "$here")
 target=$repo/target/image
-suite=trixie
 # shellcheck source=lib/debian-source.sh
 . "$here/lib/debian-source.sh"
 # shellcheck source=lib/initramfs.sh
@@ -25,10 +27,14 @@ started=$SECONDS
 say() { printf 'build-image: [%3ds] %s\n' $((SECONDS - started)) "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
-case $#:${1-} in
-0: | 1:--print) ;;
-*) die "usage: $0 [--print]" ;;
-esac
+print=
+if [[ ${1-} == --print ]]; then
+    print=1
+    shift
+fi
+(($# <= 1)) || die "usage: $0 [--print] [trixie|bookworm]"
+suite=${1-trixie}
+xen=$(xen_release_of "$suite") || exit 1
 
 # Everything under ansible/ but its documentation and what only real hosts use,
 # and the known-answer guest's source with the header it needs. Names and modes count too.
@@ -44,26 +50,27 @@ content_hash() {
         find "${dirs[@]}" -type f ! -name '*.md' ! -name 'inventory*' ! -name 'site.yml' \
             ! -name '*.swp' ! -path '*/target/*' -print0 | LC_ALL=C sort -z |
             xargs -0 sha256sum
+        printf '%s\n' "$suite"
     ) | sha256sum | cut -c1-12
 }
 
 hash=$(content_hash)
 image=$target/$hash
-if [[ ${1-} == --print ]]; then
+if [[ $print ]]; then
     printf '%s\n' "$image"
     exit 0
 fi
-link_current() {
-    ln -sfn "$hash" "$target/.current.$$"
-    mv -T "$target/.current.$$" "$target/current"
+link_image() {
+    ln -sfn "$hash" "$target/.link.$$"
+    mv -T "$target/.link.$$" "$target/$suite"
 }
 if [[ -e $image/manifest.json ]]; then
-    link_current
-    say "up to date: target/image/$hash"
+    link_image
+    say "up to date: target/image/$suite ($hash)"
     exit 0
 fi
 
-[[ $(id -u) -eq 0 ]] || die "building the image needs root (a chroot is filled with packages); run: sudo $0"
+[[ $(id -u) -eq 0 ]] || die "building the image needs root (a chroot is filled with packages); run: sudo $0 $suite"
 missing=()
 for tool in mmdebstrap:mmdebstrap ansible-playbook:ansible mke2fs:e2fsprogs cpio:cpio xz:xz-utils \
     zstd:zstd depmod:kmod ssh-keygen:openssh-client jq:jq flock:util-linux; do
@@ -77,8 +84,8 @@ mkdir -p "$target"
 exec 9>"$target/.lock"
 flock -n 9 || { say "another build is running; waiting for it"; flock 9; }
 if [[ -e $image/manifest.json ]]; then # the other build made it
-    link_current
-    say "up to date: target/image/$hash"
+    link_image
+    say "up to date: target/image/$suite ($hash)"
     exit 0
 fi
 
@@ -115,7 +122,7 @@ guests=$work/guests
 debian_sources "$suite" >"$work/sources.list"
 
 say "guests and kernel (in the background)"
-"$here/guests/build-guests.sh" "$guests" >"$work/guests.log" 2>&1 &
+"$here/guests/build-guests.sh" "$suite" "$guests" >"$work/guests.log" 2>&1 &
 guests_pid=$!
 jobs_pids+=("$guests_pid")
 
@@ -123,7 +130,7 @@ say "dom0: Debian's base system"
 # Xen's tools and libvirt are installed here already, as one set and fast; the
 # roles, which name what they need, then find them in place.
 mmdebstrap --quiet --mode=root --variant=minbase \
-    --include=python3,python3-apt,ca-certificates,openssh-server,iproute2,iputils-ping,bridge-utils,xen-utils-4.20,xen-utils-common,xenstore-utils,qemu-system-xen,libvirt-daemon,libvirt-daemon-driver-xen,libvirt-clients \
+    --include="python3,python3-apt,ca-certificates,openssh-server,iproute2,iputils-ping,bridge-utils,xen-utils-$xen,xen-utils-common,xenstore-utils,qemu-system-xen,libvirt-daemon,libvirt-daemon-driver-xen,libvirt-clients" \
     --aptopt='APT::Install-Recommends "false"' \
     --aptopt='Acquire::Languages "none"' \
     --dpkgopt='path-exclude=/usr/share/man/*' \
@@ -211,5 +218,5 @@ chown -R -- "$owner" "$out"
 
 rm -rf -- "$image"
 mv -T "$out" "$image"
-link_current
+link_image
 say "done: target/image/$hash ($(du -sh "$image" | cut -f1) on disk)"

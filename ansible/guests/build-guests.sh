@@ -1,9 +1,9 @@
 #!/bin/bash
-# build-guests.sh OUTDIR
+# build-guests.sh SUITE OUTDIR
 #
-# Build what guests boot from, out of Debian packages and without booting or
-# installing anything: OUTDIR/{vmlinuz,vmlinux,web.cpio,kat.cpio} and, for the
-# emulated testbed, OUTDIR/{modules/,packages.txt}.
+# Build what guests boot from, out of that Debian release's packages and without
+# booting or installing anything: OUTDIR/{vmlinuz,vmlinux,web.cpio,kat.cpio} and,
+# for the emulated testbed, OUTDIR/{modules/,packages.txt}.
 #
 # web.cpio holds Debian's own apache2, its libraries as found by the dynamic
 # linker, busybox and the few kernel modules; not the package manager
@@ -23,13 +23,13 @@ repo=$(dirname -- "$ansible_dir")
 
 say() { printf 'build-guests: %s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
-[[ $# -eq 1 ]] || die "usage: $0 OUTDIR"
+[[ $# -eq 2 ]] || die "usage: $0 SUITE OUTDIR"
 for tool in mmdebstrap cpio xz modprobe depmod; do
     command -v "$tool" >/dev/null || die "needs the program $tool"
 done
 
-out=$1
-suite=${XFI_SUITE:-trixie}
+suite=$1
+out=$2
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 work=$(mktemp -d "$out/.build.XXXXXX")
@@ -42,7 +42,7 @@ say "fetching and unpacking the kernel and Apache from Debian $suite (about 20 s
 debian_sources "$suite" >"$work/sources.list"
 mode=()
 [[ $(id -u) -ne 0 ]] || mode=(--mode=root)
-mmdebstrap --quiet --variant=extract "${mode[@]}" \
+mmdebstrap --quiet --variant=extract "${mode[@]}" "$merge_usr" \
     --include=apache2-bin,busybox-static,base-files,linux-image-amd64 \
     --dpkgopt='path-exclude=/usr/share/*' \
     --aptopt='Acquire::Languages "none"' \
@@ -54,7 +54,6 @@ mmdebstrap --quiet --variant=extract "${mode[@]}" \
 images=("$tree"/boot/vmlinuz-*)
 [[ ${#images[@]} -eq 1 ]] || die "expected one kernel, found ${#images[@]}"
 kver=${images[0]##*/vmlinuz-}
-[[ -e $tree/lib ]] || ln -s usr/lib "$tree/lib"
 depmod -b "$tree" "$kver"
 
 say "kernel $kver: uncompressing"

@@ -25,6 +25,24 @@ debian_archive_uri() {
             END { exit !found }'
 }
 
+# xen_release_of SUITE: prints the Xen release of a Debian release that images are
+# made of.
+xen_release_of() {
+    case $1 in
+    bookworm) echo 4.17 ;;
+    trixie) echo 4.20 ;;
+    *)
+        echo "error: images are made of Debian trixie and bookworm, not '$1'" >&2
+        return 1
+        ;;
+    esac
+}
+
+# merge_usr: a hook for mmdebstrap, for trees in which packages are only unpacked:
+# bookworm's have files in /bin and /lib, which their scripts would have linked.
+# shellcheck disable=SC2016,SC2034 # mmdebstrap's shell expands it
+merge_usr='--setup-hook=cd "$1" && for dir in bin sbin lib lib64; do mkdir -p "usr/$dir" && ln -s "usr/$dir" "$dir"; done'
+
 # debian_keyring: prints the path of the Debian archive keyring.
 debian_keyring() {
     local k

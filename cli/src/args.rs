@@ -7,8 +7,11 @@ pub(crate) use inject::{Inject, Locations, Mode, Trigger};
 
 use crate::peek::Peek;
 use crate::profile::Profile;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use xfi_model::XenRelease;
+use xfi_testbed::{TestbedError, release_asked_for};
 
 /// Flip a bit in a running Xen system and see what its users would have seen.
 #[derive(Debug, Parser)]
@@ -111,7 +114,10 @@ pub(crate) enum Output {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Testbed {
     /// Build the patched Xen, the image and the agent (as root; cached).
-    Build,
+    Build {
+        #[command(flatten)]
+        release: ReleaseArg,
+    },
     /// Start the emulated host; it stays up until `xfi testbed down`.
     Up {
         /// A layout's name, or the path of a layout file.
@@ -120,6 +126,8 @@ pub(crate) enum Testbed {
         /// The Xen that boots, instead of the layout's.
         #[arg(long, value_enum, value_name = "XEN")]
         xen: Option<Xen>,
+        #[command(flatten)]
+        release: ReleaseArg,
         /// The port on 127.0.0.1 for SSH to dom0; by default a free one.
         #[arg(long, value_name = "PORT")]
         ssh_port: Option<u16>,
@@ -144,6 +152,29 @@ pub(crate) enum Testbed {
     },
 }
 
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct ReleaseArg {
+    /// Xen's release, and with it Debian's in dom0 and guests: 4.20 (Debian 13) or 4.17
+    /// (Debian 12); by default $XFI_XEN, else the layout's, else 4.20.
+    #[arg(long, value_name = "RELEASE", value_parser = releases())]
+    pub(crate) release: Option<XenRelease>,
+}
+
+impl ReleaseArg {
+    /// The release given here, else the one that `$XFI_XEN` asks for, else the usual one.
+    pub(crate) fn or_asked_for(self) -> Result<XenRelease, TestbedError> {
+        match self.release {
+            Some(release) => Ok(release),
+            None => Ok(release_asked_for()?.unwrap_or_default()),
+        }
+    }
+}
+
+fn releases() -> impl TypedValueParser<Value = XenRelease> {
+    PossibleValuesParser::new(XenRelease::ALL.map(XenRelease::name))
+        .map(|name| XenRelease::named(&name).unwrap_or_default())
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Xen {
     /// Ours, with the injector built in.
@@ -155,7 +186,10 @@ pub(crate) enum Xen {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Livepatch {
     /// Build the payload for the Xen of Debian that is pinned, and get that Xen (cached).
-    Build,
+    Build {
+        #[command(flatten)]
+        release: ReleaseArg,
+    },
     /// Load it into the running Xen, in dom0 or on the testbed that is up.
     Load {
         /// The payload; by default what `xfi livepatch build` made.

@@ -103,7 +103,7 @@ impl Setup {
         };
         // What can be told before anything is built or started.
         let named = setup.file.faults.rip.as_ref();
-        let symbols = setup.artifacts.symbols(setup.layout.host.xen);
+        let symbols = setup.artifacts.symbols(&setup.layout.host);
         if !symbols.kernel.is_empty() || !named.is_some_and(RipExpr::needs_symbols) {
             setup.filter(&symbols)?;
         }
@@ -218,7 +218,7 @@ fn start(path: &Path, out: Option<PathBuf>, workers: Option<u32>, output: Output
     let set = setup.snapshots()?;
     let golden = setup.calibration(&set, &stop)?;
     let timing = resolve(&setup.file, &setup.path, &golden)?;
-    let filter = setup.filter(&setup.artifacts.symbols(setup.layout.host.xen))?;
+    let filter = setup.filter(&setup.artifacts.symbols(&setup.layout.host))?;
     let plan = plan::expand(&setup.file, &setup.target, filter, timing, &golden);
     let progress = CampaignProgress::new(plan.runs.len(), 0);
     let engine = Engine {
@@ -276,17 +276,18 @@ fn finish(dir: &RunDir, summary: Summary, output: Output) -> Result<()> {
     Ok(())
 }
 
-/// What matters here of the patched Xen's `manifest.json`.
+/// What matters here of a Xen's `manifest.json`.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
 struct XenManifest {
+    #[serde(rename = "xen")]
     version: Option<String>,
     build_id: Option<String>,
 }
 
 fn facts(setup: &Setup, set: &SnapshotSet) -> TestbedFacts {
     let digests = set.digests();
-    let xen: XenManifest = std::fs::read(setup.artifacts.root().join("xen/4.20/manifest.json"))
+    let xen: XenManifest = std::fs::read(setup.artifacts.xen_manifest(&setup.layout.host))
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok())
         .unwrap_or_default();
@@ -361,7 +362,7 @@ fn show_plan(path: &Path, output: Output) -> Result<()> {
     let plan = match &golden {
         Some(golden) => {
             let timing = resolve(&setup.file, &setup.path, golden)?;
-            let filter = setup.filter(&setup.artifacts.symbols(setup.layout.host.xen))?;
+            let filter = setup.filter(&setup.artifacts.symbols(&setup.layout.host))?;
             let (file, target) = (&setup.file, &setup.target);
             Some(plan::expand(file, target, filter, timing, golden))
         }

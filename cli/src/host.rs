@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::process::{Command as Process, Stdio};
 use std::time::Duration;
 use xfi_model::{
-    AgentErrorCode, AgentHello, Command, DomId, DomainInfo, Event, EventBody, PROTOCOL_VERSION,
-    XenBuild,
+    AgentErrorCode, AgentHello, Command, DomId, DomainInfo, Event, EventBody, HostLayout,
+    PROTOCOL_VERSION,
 };
 use xfi_testbed::up::Up;
 use xfi_testbed::{AgentLink, Artifacts, TestbedError};
@@ -23,7 +23,7 @@ pub(crate) struct Host {
     link: AgentLink,
     /// The layout's default target, when the host has a layout.
     pub(crate) default_target: Option<String>,
-    artifacts: Option<(Artifacts, XenBuild)>,
+    artifacts: Option<(Artifacts, HostLayout)>,
 }
 
 impl Host {
@@ -58,11 +58,11 @@ impl Host {
             other => other.into(),
         })?;
         let layout = &up.info().layout;
-        let (default_target, xen) = (layout.default_target.clone(), layout.host.xen);
+        let (default_target, host) = (layout.default_target.clone(), layout.host.clone());
         Ok(Host {
             link: up.connect()?,
             default_target,
-            artifacts: Artifacts::find().ok().map(|a| (a, xen)),
+            artifacts: Artifacts::find().ok().map(|a| (a, host)),
         })
     }
 
@@ -100,8 +100,8 @@ impl Host {
         Ok(hello)
     }
 
-    /// What the host is made of, when it was made here, and its Xen.
-    pub(crate) fn artifacts(&self) -> Option<&(Artifacts, XenBuild)> {
+    /// What the host is made of, when it was made here, and its layout.
+    pub(crate) fn artifacts(&self) -> Option<&(Artifacts, HostLayout)> {
         self.artifacts.as_ref()
     }
 }

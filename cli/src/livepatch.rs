@@ -1,6 +1,6 @@
 //! `xfi livepatch`: the injector for a Xen that is running already.
 
-use crate::args::Livepatch;
+use crate::args::{Livepatch, ReleaseArg};
 use crate::exit::{Exit, coded};
 use crate::host::{self, Host};
 use crate::output;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
-use xfi_model::{AgentHello, Command, EventBody};
+use xfi_model::{AgentHello, Command, EventBody, XenRelease};
 use xfi_testbed::Artifacts;
 use xfi_testbed::up::Up;
 
@@ -34,20 +34,21 @@ const LIST: &str = "xen-livepatch list";
 /// Runs one of the subcommands.
 pub(crate) fn run(command: Livepatch) -> Result<()> {
     match command {
-        Livepatch::Build => build(),
+        Livepatch::Build { release } => build(release),
         Livepatch::Load { payload } => load(payload),
         Livepatch::Unload => unload(),
     }
 }
 
-fn build() -> Result<()> {
+fn build(release: ReleaseArg) -> Result<()> {
+    let release = release.or_asked_for()?;
     let artifacts = Artifacts::find()?;
     let Some(tree) = artifacts.source_tree() else {
         bail!("XFI_ARTIFACTS is set, so there is no source tree to build from; unset it");
     };
     let program = tree.join("xen-patches/livepatch/build.sh");
     let status = Process::new(&program)
-        .arg("4.20")
+        .arg(release.name())
         .status()
         .with_context(|| format!("cannot run {}", program.display()))?;
     if !status.success() {
@@ -55,7 +56,7 @@ fn build() -> Result<()> {
     }
     output::print(&format!(
         "{}\nload it with: xfi livepatch load",
-        artifacts.livepatch().display()
+        artifacts.livepatch(release).display()
     ));
     Ok(())
 }
@@ -87,12 +88,13 @@ fn load(payload: Option<PathBuf>) -> Result<()> {
     let file = match payload {
         Some(file) => file,
         None => {
-            let file = Artifacts::find()?.livepatch();
+            let release = release_of(&hello)?;
+            let file = Artifacts::find()?.livepatch(release);
             if !file.is_file() {
                 return Err(coded(
                     Exit::NoHost,
                     format!(
-                        "there is no {}; make it with: xfi livepatch build",
+                        "there is no {}; make it with: xfi livepatch build --release {release}",
                         file.display()
                     ),
                 ));
@@ -156,6 +158,29 @@ fn is_loaded(list: &str) -> bool {
         .any(|line| line.split('|').next().is_some_and(|n| n.trim() == NAME))
 }
 
+/// The release of the running Xen, `4.17` of `4.17.5`.
+fn release_of(hello: &AgentHello) -> Result<XenRelease> {
+    let version = hello.xen_version.as_deref().unwrap_or_default();
+    let of = |r: &XenRelease| {
+        version
+            .strip_prefix(r.name())?
+            .starts_with('.')
+            .then_some(())
+    };
+    let known = XenRelease::ALL.into_iter();
+    known.clone().find(|r| of(r).is_some()).ok_or_else(|| {
+        let known: Vec<&str> = known.map(XenRelease::name).collect();
+        coded(
+            Exit::NoHost,
+            format!(
+                "this host runs Xen '{version}', and livepatches are made for {}; name another \
+                 payload with --payload",
+                known.join(" and ")
+            ),
+        )
+    })
+}
+
 /// The payload fits one build of Xen; Xen itself says no more than `EINVAL`.
 fn check_build_id(payload: &Path, hello: &AgentHello) -> Result<()> {
     let manifest = payload.with_file_name("manifest.json");
@@ -169,7 +194,7 @@ fn check_build_id(payload: &Path, hello: &AgentHello) -> Result<()> {
             Exit::NoHost,
             format!(
                 "the payload is for {} (build id {ours}), and this host runs Xen {} (build id \
-                 {theirs}); boot that one, or pin this one's packages in xen-patches/4.20/stock \
+                 {theirs}); boot that one, or pin this one's packages in xen-patches/*/stock \
                  and its source in sources",
                 manifest["package"].as_str().unwrap_or("another Xen"),
                 hello.xen_version.as_deref().unwrap_or("of unknown version")

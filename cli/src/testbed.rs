@@ -1,6 +1,6 @@
 //! `xfi testbed`.
 
-use crate::args::{Output, Testbed, Xen};
+use crate::args::{Output, ReleaseArg, Testbed, Xen};
 use crate::output;
 use crate::progress::Steps;
 use anyhow::{Context, Result, bail};
@@ -9,19 +9,20 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use xfi_model::XenBuild;
+use xfi_model::{XenBuild, XenRelease};
 use xfi_testbed::up::{Up, UpOptions, down, up};
 use xfi_testbed::{Artifacts, find_layout};
 
 /// Runs one of the subcommands.
 pub(crate) fn run(command: Testbed) -> Result<()> {
     match command {
-        Testbed::Build => build(),
+        Testbed::Build { release } => build(release),
         Testbed::Up {
             layout,
             xen,
+            release,
             ssh_port,
-        } => bring_up(&layout, xen, ssh_port),
+        } => bring_up(&layout, xen, release, ssh_port),
         Testbed::Down => {
             output::print(if down()? {
                 "testbed stopped"
@@ -47,30 +48,34 @@ pub(crate) fn run(command: Testbed) -> Result<()> {
     }
 }
 
-fn build() -> Result<()> {
+fn build(release: ReleaseArg) -> Result<()> {
+    let release = release.or_asked_for()?;
     let artifacts = Artifacts::find()?;
     let Some(tree) = artifacts.source_tree() else {
         bail!("XFI_ARTIFACTS is set, so there is no source tree to build from; unset it");
     };
     // Making a root file system is all that needs root.
-    let image = "ansible/build-image.sh";
+    let (image, debian) = ("ansible/build-image.sh", release.debian());
     let (image, image_args) = match nix::unistd::geteuid().is_root() {
-        true => (image, &[][..]),
-        false => ("sudo", &[image][..]),
+        true => (image, vec![debian]),
+        false => ("sudo", vec![image, debian]),
     };
-    for (what, program, args) in [
-        (
-            "patched Xen (about 3 minutes)",
-            "xen-patches/build.sh",
-            &["4.20"][..],
-        ),
-        (
-            "image (about 5 minutes, by sudo unless you are root)",
-            image,
-            image_args,
-        ),
-        ("agents (about 2 minutes)", "scripts/build-agent.sh", &[]),
-    ] {
+    // One agent serves all releases; it is built with the headers of the usual one.
+    let usual = XenRelease::default();
+    let mut xens = vec![usual];
+    xens.extend(Some(release).filter(|r| *r != usual));
+    let mut steps: Vec<(String, &str, Vec<&str>)> = xens
+        .into_iter()
+        .map(|r| {
+            let what = format!("patched Xen {r} (about 3 minutes)");
+            (what, "xen-patches/build.sh", vec![r.name()])
+        })
+        .collect();
+    let what = "image (about 5 minutes, by sudo unless you are root)";
+    steps.push((what.to_owned(), image, image_args));
+    let what = "agents (about 2 minutes)";
+    steps.push((what.to_owned(), "scripts/build-agent.sh", Vec::new()));
+    for (what, program, args) in steps {
         eprintln!("building the {what}; nothing to do if it is cached");
         let path = tree.join(program);
         let status = Command::new(if path.exists() { path } else { program.into() })
@@ -82,12 +87,23 @@ fn build() -> Result<()> {
             bail!("{program} failed ({status}); its last lines say why. Run it again once mended");
         }
     }
-    output::print("built; start it with: xfi testbed up");
+    output::print(&match release {
+        r if r == usual => "built; start it with: xfi testbed up".to_owned(),
+        other => format!("built; start it with: xfi testbed up --release {other}"),
+    });
     Ok(())
 }
 
-fn bring_up(layout: &str, xen: Option<Xen>, ssh_port: Option<u16>) -> Result<()> {
+fn bring_up(
+    layout: &str,
+    xen: Option<Xen>,
+    release: ReleaseArg,
+    ssh_port: Option<u16>,
+) -> Result<()> {
     let mut layout = find_layout(layout)?;
+    if let Some(release) = release.release {
+        layout.host.release = release;
+    }
     match xen {
         Some(Xen::Patched) => layout.host.xen = XenBuild::Patched,
         Some(Xen::Stock) => layout.host.xen = XenBuild::Stock,
@@ -99,8 +115,8 @@ fn bring_up(layout: &str, xen: Option<Xen>, ssh_port: Option<u16>) -> Result<()>
     let info = up(&artifacts, &layout, &options, &mut |s| steps.take(s))?;
     drop(steps);
     let mut text = format!(
-        "testbed '{}' is up (QEMU pid {})\n",
-        info.layout.name, info.pid
+        "testbed '{}' is up with Xen {} (QEMU pid {})\n",
+        info.layout.name, info.layout.host.release, info.pid
     );
     for (guest, addr) in &info.endpoints {
         text += &format!("  {guest:8} http://{addr}/cgi-bin/sha1\n");
@@ -123,9 +139,11 @@ fn status(output: Output) -> Result<()> {
     }
     let info = &status.info;
     let mut text = format!(
-        "testbed  {} (snapshot {})\nQEMU     pid {}, up {}, {} MiB of its own\n",
+        "testbed  {} (snapshot {})\nXen      {}, {}\nQEMU     pid {}, up {}, {} MiB of its own\n",
         info.layout.name,
         &info.snapshot_key.chars().take(12).collect::<String>(),
+        info.layout.host.release,
+        output::word(&info.layout.host.xen),
         info.pid,
         humantime::format_duration(Duration::from_secs(status.uptime_s)),
         status.private_mib

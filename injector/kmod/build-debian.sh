@@ -10,7 +10,7 @@ set -euo pipefail
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 repo=$(dirname -- "$(dirname -- "$here")")
-# shellcheck disable=SC1091 # it is checked by itself
+# shellcheck disable=SC1091,SC2154 # it is checked by itself
 . "$repo/ansible/lib/debian-source.sh"
 
 say() { printf 'kmod: %s\n' "$*" >&2; }
@@ -30,7 +30,7 @@ say "unpacking Debian $suite's headers of $kernel and its compiler"
 debian_sources "$suite" >"$work/sources.list"
 mode=() user=(--map-root-user)
 [[ $(id -u) -ne 0 ]] || mode=(--mode=root) user=()
-mmdebstrap --quiet --variant=extract "${mode[@]}" \
+mmdebstrap --quiet --variant=extract "${mode[@]}" "$merge_usr" \
     --include="linux-headers-$kernel,make,dash,coreutils,sed,grep,mawk,findutils,base-files" \
     --dpkgopt='path-exclude=/usr/share/*' \
     --aptopt='Acquire::Languages "none"' \
@@ -42,9 +42,6 @@ mkdir -p "$tree"/{kmod,dev,tmp}
 cp "$here"/{Makefile,xfi_task.c,xfi_task.h} "$tree/kmod/"
 # No package was configured: names that their scripts would have made.
 ln -sfn mawk "$tree/usr/bin/awk"
-[[ -e $tree/bin ]] || ln -s usr/bin "$tree/bin"
-[[ -e $tree/lib ]] || ln -s usr/lib "$tree/lib"
-[[ -e $tree/lib64 ]] || ln -s usr/lib64 "$tree/lib64"
 [[ -e $tree/usr/bin/sh ]] || ln -s dash "$tree/usr/bin/sh"
 : >"$tree/dev/null"
 

@@ -8,6 +8,7 @@
  * be caught running, and none can start meanwhile.
  */
 #include <linux/capability.h>
+#include <linux/fs.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/pid.h>

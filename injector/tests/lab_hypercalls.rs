@@ -25,7 +25,8 @@ struct Lab {
 fn start() -> Option<Lab> {
     let lab = xfi_lab::Lab::start("http", "faults inside hypercalls")?;
     Some(Lab {
-        xen: Elf::open(&lab.artifacts.xen_syms()).expect("xen-syms"),
+        xen: Elf::open(&lab.artifacts.xen_syms(lab.testbed.layout().host.release))
+            .expect("xen-syms"),
         load: Load::start(lab.testbed.endpoints().into_iter().map(|e| e.addr)),
         lab,
     })

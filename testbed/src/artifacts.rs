@@ -6,11 +6,8 @@ use crate::digest::DigestCache;
 use crate::error::IoContext;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use xfi_model::{Layout, XenBuild};
+use xfi_model::{HostLayout, Layout, XenBuild, XenRelease};
 use xfi_symbols::{SymbolTable, Symbols};
-
-/// The Xen release whose patched build is booted.
-const XEN_RELEASE: &str = "4.20";
 
 /// The agent for guests, as `make agent` builds it.
 const GUEST_AGENT: &str = "x86_64-unknown-linux-gnu/agent/xfi-agent";
@@ -107,20 +104,25 @@ impl Artifacts {
         self.root.parent().filter(|p| is_source_tree(p))
     }
 
-    fn image_dir(&self) -> PathBuf {
-        self.root.join("image/current")
+    fn image_dir(&self, release: XenRelease) -> PathBuf {
+        self.root.join("image").join(release.debian())
     }
 
-    fn xen_dir(&self, build: XenBuild) -> PathBuf {
+    fn xen_dir(&self, release: XenRelease, build: XenBuild) -> PathBuf {
         self.root.join("xen").join(match build {
-            XenBuild::Patched => XEN_RELEASE.to_owned(),
-            XenBuild::Stock => format!("{XEN_RELEASE}-stock"),
+            XenBuild::Patched => release.to_string(),
+            XenBuild::Stock => format!("{release}-stock"),
         })
     }
 
     /// The livepatch for the stock Xen; perhaps not built yet.
-    pub fn livepatch(&self) -> PathBuf {
-        self.xen_dir(XenBuild::Stock).join("xfi.livepatch")
+    pub fn livepatch(&self, release: XenRelease) -> PathBuf {
+        self.xen_dir(release, XenBuild::Stock).join("xfi.livepatch")
+    }
+
+    /// The manifest of the Xen that `host` boots.
+    pub fn xen_manifest(&self, host: &HostLayout) -> PathBuf {
+        self.xen_dir(host.release, host.xen).join("manifest.json")
     }
 
     /// The files that `layout` boots; all of them exist.
@@ -128,9 +130,10 @@ impl Artifacts {
     /// # Errors
     /// [`TestbedError::NotBuilt`], naming every missing file.
     pub fn require(&self, layout: &Layout) -> Result<BootFiles, TestbedError> {
-        let image = self.image_dir();
+        let host = &layout.host;
+        let image = self.image_dir(host.release);
         let files = BootFiles {
-            xen: self.xen_dir(layout.host.xen).join("xen"),
+            xen: self.xen_dir(host.release, host.xen).join("xen"),
             kernel: image.join("vmlinux-dom0"),
             initrd: image.join("initrd-dom0.cpio"),
             image: image.join("dom0.img"),
@@ -154,16 +157,19 @@ impl Artifacts {
         if missing.is_empty() {
             Ok(files)
         } else {
-            let stock = layout.host.xen == XenBuild::Stock && !files.xen.is_file();
-            let command = match (stock, missing.len()) {
-                (true, 1) => "xfi livepatch build",
-                (true, _) => "xfi testbed build && xfi livepatch build",
-                (false, _) => "xfi testbed build",
+            let stock = host.xen == XenBuild::Stock && !files.xen.is_file();
+            let release = match host.release {
+                usual if usual == XenRelease::default() => String::new(),
+                other => format!(" --release {other}"),
             };
-            Err(TestbedError::NotBuilt {
-                missing,
-                command: command.to_owned(),
-            })
+            let testbed = format!("xfi testbed build{release}");
+            let livepatch = format!("xfi livepatch build{release}");
+            let command = match (stock, missing.len()) {
+                (true, 1) => livepatch,
+                (true, _) => format!("{testbed} && {livepatch}"),
+                (false, _) => testbed,
+            };
+            Err(TestbedError::NotBuilt { missing, command })
         }
     }
 
@@ -211,23 +217,23 @@ impl Artifacts {
         Ok(digests)
     }
 
-    /// All names that are known, with this Xen.
-    pub fn symbols(&self, build: XenBuild) -> Symbols {
+    /// All names that are known on this host.
+    pub fn symbols(&self, host: &HostLayout) -> Symbols {
         Symbols {
-            xen: self.xen_symbols(build),
-            kernel: self.guest_kernel_symbols(),
+            xen: self.xen_symbols(host),
+            kernel: self.guest_kernel_symbols(host.release),
         }
     }
 
     /// The patched Xen with its symbols and debug information, whether it is
     /// there or not.
-    pub fn xen_syms(&self) -> PathBuf {
-        self.xen_dir(XenBuild::Patched).join("xen-syms")
+    pub fn xen_syms(&self, release: XenRelease) -> PathBuf {
+        self.xen_dir(release, XenBuild::Patched).join("xen-syms")
     }
 
     /// That Xen's symbols; empty when they are not there.
-    fn xen_symbols(&self, build: XenBuild) -> SymbolTable {
-        let dir = self.xen_dir(build);
+    fn xen_symbols(&self, host: &HostLayout) -> SymbolTable {
+        let dir = self.xen_dir(host.release, host.xen);
         // The first has the symbols' sizes too; Debian ships none of its own.
         SymbolTable::load(&dir.join("xen-syms"))
             .or_else(|_| SymbolTable::load(&dir.join("xen.symbols")))
@@ -236,15 +242,15 @@ impl Artifacts {
 
     /// The guests' kernel symbols; empty until a snapshot of this image has been
     /// made.
-    fn guest_kernel_symbols(&self) -> SymbolTable {
-        SymbolTable::load(&self.kernel_symbols_file()).unwrap_or_default()
+    fn guest_kernel_symbols(&self, release: XenRelease) -> SymbolTable {
+        SymbolTable::load(&self.kernel_symbols_file(release)).unwrap_or_default()
     }
 
     /// Where the image's kernel has its functions. Debian ships no usable
     /// `System.map`, so dom0's `/proc/kallsyms` is kept when a snapshot is made:
     /// guests boot the same kernel, and Xen's domain builder relocates neither.
-    pub(crate) fn kernel_symbols_file(&self) -> PathBuf {
-        let image = self.image_dir();
+    pub(crate) fn kernel_symbols_file(&self, release: XenRelease) -> PathBuf {
+        let image = self.image_dir(release);
         let image = image.canonicalize().unwrap_or(image);
         let name = image
             .file_name()
@@ -279,7 +285,7 @@ mod tests {
         let layout = crate::find_layout("http").unwrap();
         let e = artifacts.require(&layout).unwrap_err().to_string();
         assert!(
-            e.contains("target/xen/4.20/xen, target/image/current/vmlinux-dom0"),
+            e.contains("target/xen/4.20/xen, target/image/trixie/vmlinux-dom0"),
             "{e}"
         );
         assert!(e.ends_with("run: xfi testbed build"), "{e}");
@@ -297,6 +303,24 @@ mod tests {
             e.ends_with("xfi testbed build && xfi livepatch build"),
             "{e}"
         );
+    }
+
+    #[test]
+    fn another_release_has_its_own_xen_and_its_own_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let artifacts = Artifacts::at(dir.path().join("target"));
+        let mut layout = crate::find_layout("http").unwrap();
+        layout.host.release = XenRelease::V4_17;
+        let e = artifacts.require(&layout).unwrap_err().to_string();
+        assert!(
+            e.contains("target/xen/4.17/xen, target/image/bookworm/vmlinux-dom0"),
+            "{e}"
+        );
+        assert!(e.ends_with("run: xfi testbed build --release 4.17"), "{e}");
+        layout.host.xen = XenBuild::Stock;
+        let e = artifacts.require(&layout).unwrap_err().to_string();
+        assert!(e.contains("target/xen/4.17-stock/xen,"), "{e}");
+        assert!(e.ends_with("xfi livepatch build --release 4.17"), "{e}");
     }
 
     #[test]

@@ -53,6 +53,14 @@ pub enum TestbedError {
         /// What makes them.
         command: String,
     },
+    /// There are no patches for this Xen release.
+    #[error("XFI_XEN: there is no Xen release '{name}' here; valid: {known}")]
+    NoSuchXenRelease {
+        /// The name.
+        name: String,
+        /// The releases there are.
+        known: String,
+    },
     /// A program that must be installed.
     #[error("cannot run {program}: {why}; install it with: {install}")]
     MissingProgram {

@@ -5,7 +5,7 @@ use crate::error::IoContext;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use xfi_model::{GuestKind, Layout};
+use xfi_model::{GuestKind, Layout, XenRelease};
 
 /// The layout files' version that this program reads.
 const FORMAT: u32 = 1;
@@ -38,22 +38,51 @@ pub fn layout_names() -> Vec<&'static str> {
     BUILT_IN.iter().map(|(name, _)| *name).collect()
 }
 
-/// The layout of this name, or in this file when `name` is a path (has a `/`
-/// or ends in `.toml`).
+/// Names the Xen release that boots, whatever the layout says.
+const RELEASE_VARIABLE: &str = "XFI_XEN";
+
+/// The Xen release that `$XFI_XEN` asks for, if it asks.
 ///
 /// # Errors
-/// [`TestbedError::NoSuchLayout`], and as for [`load_layout`].
+/// [`TestbedError::NoSuchXenRelease`].
+pub fn release_asked_for() -> Result<Option<XenRelease>, TestbedError> {
+    match std::env::var_os(RELEASE_VARIABLE).filter(|v| !v.is_empty()) {
+        Some(name) => release_named(&name.to_string_lossy()).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn release_named(name: &str) -> Result<XenRelease, TestbedError> {
+    XenRelease::named(name).ok_or_else(|| TestbedError::NoSuchXenRelease {
+        name: name.to_owned(),
+        known: XenRelease::ALL.map(XenRelease::name).join(", "),
+    })
+}
+
+/// The layout of this name, or in this file when `name` is a path (has a `/`
+/// or ends in `.toml`); with the Xen release that `$XFI_XEN` asks for.
+///
+/// # Errors
+/// [`TestbedError::NoSuchLayout`], and as for [`load_layout`] and
+/// [`release_asked_for`].
 pub fn find_layout(name: &str) -> Result<Layout, TestbedError> {
-    if name.contains('/') || name.ends_with(".toml") {
-        return load_layout(Path::new(name));
+    let mut layout = if name.contains('/') || name.ends_with(".toml") {
+        load_layout(Path::new(name))?
+    } else {
+        match BUILT_IN.iter().find(|(n, _)| *n == name) {
+            Some((name, text)) => parse_layout(text, &format!("layouts/{name}.toml"))?,
+            None => {
+                return Err(TestbedError::NoSuchLayout {
+                    name: name.to_owned(),
+                    known: layout_names().join(", "),
+                });
+            }
+        }
+    };
+    if let Some(release) = release_asked_for()? {
+        layout.host.release = release;
     }
-    match BUILT_IN.iter().find(|(n, _)| *n == name) {
-        Some((name, text)) => parse_layout(text, &format!("layouts/{name}.toml")),
-        None => Err(TestbedError::NoSuchLayout {
-            name: name.to_owned(),
-            known: layout_names().join(", "),
-        }),
-    }
+    Ok(layout)
 }
 
 /// Reads and checks a layout file.
@@ -293,6 +322,16 @@ mod tests {
                 "{e}"
             );
         }
+    }
+
+    #[test]
+    fn a_xen_release_there_are_no_patches_for_is_answered_with_the_known_ones() {
+        for name in ["4.18", "4.2", "4.17 ", "bookworm"] {
+            let e = release_named(name).unwrap_err().to_string();
+            assert!(e.contains(&format!("'{name}'")), "{e}");
+            assert!(e.contains("4.17, 4.20"), "{e}");
+        }
+        assert_eq!(release_named("4.17").unwrap(), XenRelease::V4_17);
     }
 
     #[test]

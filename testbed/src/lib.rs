@@ -23,7 +23,7 @@ pub use emulated::{
     snapshot_key,
 };
 pub use error::TestbedError;
-pub use layout::{find_layout, layout_names, load_layout, parse_layout};
+pub use layout::{find_layout, layout_names, load_layout, parse_layout, release_asked_for};
 pub use link::{AgentLink, LinkError};
 pub use private::use_runtime_dir;
 pub use progress::{Progress, ProgressFn};

@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 use std::ptr::{NonNull, null_mut};
 use xfi_model::{DomId, DomainState, GuestKind};
-use xfi_xenctrl_sys::{RELEASE, ctrl};
+use xfi_xenctrl_sys::{RELEASE, SAME_STRUCTURES, ctrl};
 
 /// More than any host runs.
 const MAX_DOMAINS: usize = 1024;
@@ -85,7 +85,7 @@ impl XenControl {
         for name in names {
             // SAFETY: the functions declared in xenctrl.h and used here have
             // had these signatures in every release since 4.8; structures are
-            // passed only where `same_release` holds.
+            // passed only where `same_structures` holds.
             match unsafe { ctrl::XenCtrl::new(&name) } {
                 Ok(lib) => return Self::with(lib, release),
                 Err(e) => reasons.push(e.to_string()),
@@ -119,8 +119,9 @@ impl XenControl {
         &self.release
     }
 
-    fn same_release(&self, what: &str) -> Result<()> {
-        if self.release == RELEASE {
+    fn same_structures(&self, what: &str) -> Result<()> {
+        let shared = |release| SAME_STRUCTURES.contains(&release);
+        if self.release == RELEASE || shared(RELEASE) && shared(&self.release) {
             Ok(())
         } else {
             Err(Error::NotAvailable(format!(
@@ -135,13 +136,13 @@ impl XenControl {
     /// # Errors
     /// [`Error::NotAvailable`] when this program was built for another release.
     pub fn domains(&self) -> Result<Vec<XenDomain>> {
-        self.same_release("listing domains")?;
+        self.same_structures("listing domains")?;
         let mut infos: Vec<ctrl::xc_domaininfo_t> = Vec::new();
         let mut room = 16;
         loop {
             infos.resize_with(room, Default::default);
             // SAFETY: `infos` has room for `room` elements of the structure
-            // that this release's library writes, and lives through the call.
+            // that the library writes, and lives through the call.
             let got = unsafe {
                 self.lib.xc_domain_getinfolist(
                     self.handle.as_ptr(),
@@ -171,9 +172,9 @@ impl XenControl {
     /// # Errors
     /// [`Error::NotAvailable`] when this program was built for another release.
     pub fn machine(&self) -> Result<MachineInfo> {
-        self.same_release("reading the machine's size")?;
+        self.same_structures("reading the machine's size")?;
         let mut info = ctrl::xc_physinfo_t::default();
-        // SAFETY: `info` is the structure that this release's library writes.
+        // SAFETY: `info` is the structure that the library writes.
         if unsafe { self.lib.xc_physinfo(self.handle.as_ptr(), &mut info) } < 0 {
             let source = io::Error::last_os_error();
             return Err(Error::Hypercall {

@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 
-REPLACED = ["check_wakeup_from_wait", "arch_domain_teardown", "do_xsm_op"]
 # A jump, behind an ENDBR64.
 NEEDED_BYTES = 9
 
@@ -40,6 +39,14 @@ def once(old, new, text):
     if text.count(old) != 1:
         fail(f"'{old}' is there {text.count(old)} times, not once, in: {text}")
     return text.replace(old, new)
+
+
+# Called once on the way to each domain's death, which is dying and paused by then.
+TEARDOWN = ("arch/x86/domain.c", "int arch_domain_teardown(struct domain *d)")
+if TEARDOWN[1] not in text_of(TEARDOWN[0]):  # 4.17
+    TEARDOWN = ("arch/x86/emul-i8254.c", "void pit_deinit(struct domain *d)")
+teardown_type, teardown = re.match(r"(\w+) (\w+)", TEARDOWN[1]).groups()
+REPLACED = ["check_wakeup_from_wait", teardown, "do_xsm_op"]
 
 
 def symbols():
@@ -83,7 +90,7 @@ print(cut("common/wait.c", "struct waitqueue_vcpu {"))
 wait = cut("common/wait.c", "void check_wakeup_from_wait(void)")
 wait = once("void check_wakeup_from_wait", "static void old_check_wakeup_from_wait", wait)
 print(once("jmp .L_wq_resume", f"jmp prepare_to_wait + {resume_offset(known['prepare_to_wait'])}", wait))
-teardown = cut("arch/x86/domain.c", "int arch_domain_teardown(struct domain *d)")
-print(once("int arch_domain_teardown", "static int old_arch_domain_teardown", teardown))
+print(*re.findall(r"^#define domain_vpit.*\n", text_of(TEARDOWN[0]), re.M), sep="", end="")
+print(once(f"{teardown_type} {teardown}", f"static {teardown_type} old_{teardown}", cut(*TEARDOWN)))
 print(cut("arch/x86/domain.c", "static void load_segments(struct vcpu *n)"))
 print(cut("arch/x86/domain.c", "static void save_segments(struct vcpu *v)"))

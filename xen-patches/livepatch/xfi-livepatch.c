@@ -10,7 +10,8 @@
  *                             before I/O is completed; while some is pending
  *                             xfi_tail() lets it pass, and counts it.
  *   arch_domain_teardown()    called on the way to a domain's death, once it is
- *                             dying and its vCPUs are paused.
+ *                             dying and its vCPUs are paused.  On 4.17, which
+ *                             has no such function, pit_deinit() is.
  *   do_xsm_op()               without XSM it does nothing but return -ENOSYS.
  *
  * Replacing happens while all CPUs are idle, with none of the functions here on
@@ -79,12 +80,21 @@ static void new_check_wakeup_from_wait(void)
     xfi_check_tail();
 }
 
+#ifdef OLD_SIZE_arch_domain_teardown
 static int new_arch_domain_teardown(struct domain *d)
 {
     xfi_domain_dying(d);
 
     return old_arch_domain_teardown(d);
 }
+#else
+static void new_pit_deinit(struct domain *d)
+{
+    xfi_domain_dying(d);
+
+    old_pit_deinit(d);
+}
+#endif
 
 static long new_do_xsm_op(XEN_GUEST_HANDLE_PARAM(void) op)
 {
@@ -144,7 +154,11 @@ static long new_do_xsm_op(XEN_GUEST_HANDLE_PARAM(void) op)
 /* One array: Xen takes the section for one. */
 static struct livepatch_func __used __section(".livepatch.funcs") funcs[] = {
     REPLACE(check_wakeup_from_wait),
+#ifdef OLD_SIZE_arch_domain_teardown
     REPLACE(arch_domain_teardown),
+#else
+    REPLACE(pit_deinit),
+#endif
     REPLACE(do_xsm_op),
 };
 

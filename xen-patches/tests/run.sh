@@ -114,6 +114,12 @@ for version in "${versions[@]}"; do
     else
         skip "$version: instructions when disarmed" "xen-patches/build.sh $version hasn't run"
     fi
+    if [[ -e $built/include/xenctrl.h ]]; then
+        check "$version: libxenctrl's structures are those the toolstack knows" gcc -std=gnu11 -Wall -Wextra -Werror \
+            -I"$built/include" -fsyntax-only "$here/libxenctrl.c"
+    else
+        skip "$version: libxenctrl's structures" "xen-patches/build.sh $version hasn't run"
+    fi
 done
 
 # The payload, as Xen's loader is going to look at it.

@@ -8,14 +8,15 @@ use anyhow::Result;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use xfi_model::{
-    AgentHello, BitOp, DomainInfo, Fault, GuestKind, Hex64, Location, ModeFilter, Register,
-    TriggerKind, VcpuId, XenBuild, bit_list,
+    AgentHello, BitOp, DomainInfo, Fault, GuestKind, Hex64, HostLayout, Location, ModeFilter,
+    Register, TriggerKind, VcpuId, XenRelease, bit_list,
 };
 use xfi_symbols::{
     At, Elf, Hypercall, Locations, RipExpr, RipFilter, SymbolTable, Symbols, SymbolsError,
     find_hypercall,
 };
-use xfi_testbed::Artifacts;
+use xfi_testbed::up::Up;
+use xfi_testbed::{Artifacts, TestbedError, release_asked_for};
 
 /// How much longer than `--after` an injection waits when not told.
 const EXPIRE: Duration = Duration::from_secs(10);
@@ -108,9 +109,9 @@ impl<'a> Request<'a> {
     }
 
     /// The symbols that serve here: the testbed's, or the files given.
-    pub(super) fn symbols(&self, host: Option<&(Artifacts, XenBuild)>) -> Result<Symbols> {
+    pub(super) fn symbols(&self, host: Option<&(Artifacts, HostLayout)>) -> Result<Symbols> {
         let mut symbols = host
-            .map(|(artifacts, xen)| artifacts.symbols(*xen))
+            .map(|(artifacts, host)| artifacts.symbols(host))
             .unwrap_or_default();
         let given = &self.args.symbols;
         let load = |path: &Path, option: &str| {
@@ -320,14 +321,23 @@ pub(crate) fn duration(name: &str, text: &str) -> Result<Duration> {
     Ok(duration)
 }
 
+/// The Xen release meant: the running testbed's, else the one asked for.
+fn release_meant() -> Result<XenRelease, TestbedError> {
+    match Up::find() {
+        Ok(up) => Ok(up.info().layout.host.release),
+        Err(_) => Ok(release_asked_for()?.unwrap_or_default()),
+    }
+}
+
 /// The Xen whose instructions are meant: the file given, else the patched one
 /// built here.
 pub(crate) fn open_xen(given: Option<&Path>) -> Result<Elf> {
     let path: PathBuf = match given {
         Some(path) => path.to_owned(),
         None => Artifacts::find()
-            .map(|a| a.xen_syms())
             .ok()
+            .map(|a| release_meant().map(|release| a.xen_syms(release)))
+            .transpose()?
             .filter(|path| path.is_file())
             .ok_or_else(|| {
                 coded(

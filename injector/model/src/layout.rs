@@ -2,6 +2,7 @@
 
 use crate::GuestKind;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::net::Ipv4Addr;
 
 /// A layout file: it fixes a testbed and, with the digests of QEMU, Xen, image
@@ -56,6 +57,53 @@ pub struct HostLayout {
     /// The Xen binary: `patched` or `stock`.
     #[serde(default)]
     pub xen: XenBuild,
+    /// Xen's release, and with it Debian's for dom0 and guests.
+    #[serde(default)]
+    pub release: XenRelease,
+}
+
+/// A Xen release that we have patches for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum XenRelease {
+    /// Of Debian 12.
+    #[serde(rename = "4.17")]
+    V4_17,
+    /// Of Debian 13.
+    #[default]
+    #[serde(rename = "4.20")]
+    V4_20,
+}
+
+impl XenRelease {
+    /// All of them.
+    pub const ALL: [XenRelease; 2] = [XenRelease::V4_17, XenRelease::V4_20];
+
+    /// As Xen calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            XenRelease::V4_17 => "4.17",
+            XenRelease::V4_20 => "4.20",
+        }
+    }
+
+    /// The Debian release that has it.
+    pub const fn debian(self) -> &'static str {
+        match self {
+            XenRelease::V4_17 => "bookworm",
+            XenRelease::V4_20 => "trixie",
+        }
+    }
+
+    /// The release of this name.
+    pub fn named(name: &str) -> Option<XenRelease> {
+        XenRelease::ALL.into_iter().find(|r| r.name() == name)
+    }
+}
+
+impl fmt::Display for XenRelease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
 }
 
 /// Which Xen boots.

@@ -100,7 +100,7 @@ pub(crate) fn make(job: &Job<'_>, progress: &mut ProgressFn<'_>) -> Result<(), T
         );
         Ok::<_, TestbedError>(machine)
     })?;
-    if let Err(e) = keep_kernel_symbols(job.artifacts, &mut machine) {
+    if let Err(e) = keep_kernel_symbols(job, &mut machine) {
         let text = format!("kernel addresses will have no names: {e}");
         progress(Progress::Note { text: &text });
     }
@@ -125,8 +125,9 @@ pub(crate) fn make(job: &Job<'_>, progress: &mut ProgressFn<'_>) -> Result<(), T
 }
 
 /// Asks dom0 once for each image where its kernel's functions are.
-fn keep_kernel_symbols(artifacts: &Artifacts, machine: &mut Machine) -> Result<(), TestbedError> {
-    let file = artifacts.kernel_symbols_file();
+fn keep_kernel_symbols(job: &Job<'_>, machine: &mut Machine) -> Result<(), TestbedError> {
+    let release = job.layout.host.release;
+    let file = job.artifacts.kernel_symbols_file(release);
     if file.exists() {
         return Ok(());
     }

@@ -168,7 +168,7 @@ impl SnapshotSet {
             store.prune();
         }
         let inner = SetInner {
-            symbols: artifacts.symbols(layout.host.xen),
+            symbols: artifacts.symbols(&layout.host),
             layout: layout.clone(),
             key,
             files,

@@ -9,7 +9,7 @@ use crate::{Artifacts, Digests, TestbedError};
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use xfi_model::Layout;
+use xfi_model::{Layout, XenRelease};
 
 /// The version of what a snapshot consists of: raised when QEMU's command line
 /// or the files change.
@@ -74,7 +74,11 @@ impl Store {
     pub(crate) fn new(artifacts: &Artifacts, layout: &Layout, key: &str) -> Store {
         Store {
             base: snapshots_dir(artifacts),
-            layout: layout.name.clone(),
+            // One release's snapshots stay when another's are made.
+            layout: match layout.host.release {
+                usual if usual == XenRelease::default() => layout.name.clone(),
+                other => format!("{}-{other}", layout.name),
+            },
             key: key.to_owned(),
         }
     }

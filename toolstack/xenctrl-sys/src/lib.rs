@@ -5,13 +5,17 @@
 //! [`ctrl::XenCtrl`] are loaded at run time, so that one binary starts on hosts
 //! with any Xen, or none, and can say what is missing. The ABI of the first two
 //! is stable; libxenctrl's structures are those of one release, [`RELEASE`],
-//! which its soname tells.
+//! which its soname tells, and of those in [`SAME_STRUCTURES`].
 //!
 //! The only C surface of xfi; use `xfi-toolstack` instead.
 #![expect(unsafe_code, reason = "these are bindings to C")]
 
 /// The Xen release whose headers these bindings were made from.
 pub const RELEASE: &str = env!("XFI_XEN_RELEASE");
+
+/// Releases whose libxenctrl has the functions and structures used here in one
+/// and the same layout: `xen-patches/tests/libxenctrl.c` looks at their headers.
+pub const SAME_STRUCTURES: &[&str] = &["4.17", "4.20"];
 
 /// Names under which libxencall may be found. Its ABI is stable.
 pub const XENCALL_SONAMES: &[&str] = &["libxencall.so.1"];
@@ -57,7 +61,7 @@ generated!(
 
 #[cfg(test)]
 mod tests {
-    use super::abi;
+    use super::{abi, ctrl};
     use std::mem::{align_of, offset_of, size_of};
 
     /// bindgen checks every field against clang; this pins the ABI itself, so
@@ -92,5 +96,23 @@ mod tests {
         assert_eq!(size_of::<abi::xfi_profile>(), 72);
         assert_eq!(offset_of!(abi::xfi_profile, calls), 40);
         assert_eq!(abi::XFI_NR_HYPERCALLS, 64);
+    }
+
+    /// The same numbers as in `xen-patches/tests/libxenctrl.c`.
+    #[test]
+    fn libxenctrls_structures_are_those_of_all_releases() {
+        use ctrl::{xc_domaininfo_t, xc_physinfo_t};
+        assert_eq!(size_of::<xc_domaininfo_t>(), 112);
+        assert_eq!(offset_of!(xc_domaininfo_t, flags), 4);
+        assert_eq!(offset_of!(xc_domaininfo_t, tot_pages), 8);
+        assert_eq!(offset_of!(xc_domaininfo_t, shared_info_frame), 48);
+        assert_eq!(offset_of!(xc_domaininfo_t, max_vcpu_id), 68);
+        assert_eq!(offset_of!(xc_domaininfo_t, handle), 76);
+        assert_eq!(offset_of!(xc_domaininfo_t, arch_config), 104);
+        assert_eq!(size_of::<xc_physinfo_t>(), 112);
+        assert_eq!(offset_of!(xc_physinfo_t, nr_cpus), 8);
+        assert_eq!(offset_of!(xc_physinfo_t, cpu_khz), 24);
+        assert_eq!(offset_of!(xc_physinfo_t, total_pages), 40);
+        assert_eq!(offset_of!(xc_physinfo_t, free_pages), 48);
     }
 }
