@@ -40,8 +40,10 @@ test-lab: testbed stock xen-4.17
 	XFI_LAB=long $(CARGO) test --workspace --release --no-fail-fast
 
 bench: testbed
-	@echo "xfi bench: restores, 50 runs with two and ten clients, instruction counts (15 min)"
+	@echo "xfi bench: restores, 50 runs with two and ten clients, instruction counts, load (18 min)"
+	@scripts/install-packages.sh apt-packages-bench.txt
 	@$(CARGO) bench --quiet -p xfi-campaign --bench figures
+	@$(CARGO) bench --quiet -p xfi --bench workload
 
 lint:
 	$(CARGO) fmt --all --check

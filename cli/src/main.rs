@@ -17,8 +17,9 @@ mod progress;
 mod report;
 mod show;
 mod testbed;
+mod workload;
 
-use args::{Cli, Command, Workload};
+use args::{Cli, Command};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -38,9 +39,7 @@ fn main() -> ExitCode {
         Command::Disarm { id, output } => host::disarm(id, output.output),
         Command::Campaign(command) => campaign::run(command),
         Command::Report { dir, out, output } => report::run(&dir, out.as_deref(), output.output),
-        Command::Workload(Workload::HttpDriver { spec, log }) => {
-            xfi_workloads::http::run_http_driver(&spec, &log).map_err(anyhow::Error::from)
-        }
+        Command::Workload(command) => workload::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
