@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -138,6 +139,8 @@ impl Apache {
             .args(["-D", "FOREGROUND", "-f"])
             .arg(&file)
             .stdin(Stdio::null())
+            // At its end it signals its whole process group.
+            .process_group(0)
             .spawn()?;
         let apache = Apache {
             child,

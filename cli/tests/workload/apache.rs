@@ -7,6 +7,7 @@ use serde_json::Value;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -57,6 +58,8 @@ impl Apache {
             .arg(&file)
             .stdin(Stdio::null())
             .stderr(Stdio::null())
+            // At its end it signals its whole process group.
+            .process_group(0)
             .spawn()
             .unwrap();
         let mut apache = Apache { child, port, dir };
