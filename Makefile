@@ -44,8 +44,10 @@ test-lab: testbed stock testbed-4.17 stock-4.17
 
 bench: testbed stock
 	@echo "xfi bench: restores, 50 runs with two and ten clients, instruction counts, arming to firing,"
-	@echo "the hooks' cost beside Debian's Xen (20 min)"
+	@echo "the hooks' cost beside Debian's Xen, load drivers (25 min)"
+	@scripts/install-packages.sh apt-packages-bench.txt
 	@$(CARGO) bench --quiet -p xfi-campaign --bench figures
+	@$(CARGO) bench --quiet -p xfi --bench workload
 
 lint:
 	$(CARGO) fmt --all --check

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages of apt-packages.txt that are missing.
+# Installs the Debian packages that are missing of a list, apt-packages.txt by
+# default.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,7 +10,7 @@ while read -r package; do
     if ! dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed; then
         missing+=("$package")
     fi
-done <apt-packages.txt
+done <"${1:-apt-packages.txt}"
 if [ ${#missing[@]} -eq 0 ]; then
     exit 0
 fi

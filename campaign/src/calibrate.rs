@@ -3,7 +3,7 @@
 use crate::driver::Driver;
 use crate::engine::{Progress, TestbedFactory};
 use crate::execute::{Milestones, RunContext, execute};
-use crate::{CampaignError, CampaignFile, Stop, TestbedSection, WorkloadSection};
+use crate::{CampaignError, CampaignFile, Stop, TestbedSection};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use xfi_model::{
     GoldenBand, InjectionRecord, Plan, PlannedRun, RunId, RunKind, RunRecord, SnapshotIndex, Timing,
 };
-use xfi_workloads::http;
+use xfi_workloads::load;
 
 /// Golden runs for each worker and snapshot.
 const ROUNDS: u32 = 2;
@@ -141,9 +141,6 @@ fn digest(
     file: &CampaignFile,
     scratch: &Path,
 ) -> Result<Calibration, CampaignError> {
-    let WorkloadSection::Http {
-        degraded_factor, ..
-    } = &file.workload;
     if let Some(reason) = records.iter().find_map(|r| r.harness_error.clone()) {
         return Err(CampaignError::Calibration(reason));
     }
@@ -151,7 +148,7 @@ fn digest(
         .iter()
         .map(|r| Driver::log_in(&scratch.join(r.planned.id.to_string())))
         .collect();
-    let golden = http::calibrate(&logs).map_err(|e| CampaignError::Calibration(e.to_string()))?;
+    let golden = load::calibrate(&logs).map_err(|e| CampaignError::Calibration(e.to_string()))?;
     let services = records.iter().flat_map(|r| &r.observations.services);
     Ok(Calibration {
         runs: records.len() as u32,
@@ -159,6 +156,6 @@ fn digest(
         p50_ns: golden.p50_ns,
         p999_ns: golden.p999_ns,
         period_ns: golden.period_ns,
-        bands: http::bands(services, *degraded_factor),
+        bands: load::bands(services, file.workload.degraded_factor()),
     })
 }

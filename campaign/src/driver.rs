@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use xfi_model::HttpLoad;
+use xfi_model::LoadSpec;
 
 /// How long a driver gets to end after SIGTERM.
 const TERM_GRACE: Duration = Duration::from_secs(2);
@@ -23,10 +23,10 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Starts `program workload http --spec … --log …`.
+    /// Starts `program workload driver --spec … --log …`.
     pub(crate) fn start(
         program: &Path,
-        load: &HttpLoad,
+        load: &LoadSpec,
         dir: &Path,
     ) -> Result<Driver, CampaignError> {
         let spec = dir.join("load.json");
@@ -59,7 +59,7 @@ impl Driver {
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
             .arg(program)
-            .args(["workload", "http-driver", "--spec"])
+            .args(["workload", "driver", "--spec"])
             .arg(&spec)
             .arg("--log")
             .arg(&log)

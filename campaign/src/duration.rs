@@ -68,3 +68,21 @@ pub(crate) mod text {
         s.collect_str(&humantime::format_duration(*d))
     }
 }
+
+/// The same for a duration that may be left out.
+pub(crate) mod maybe {
+    use super::*;
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        text::deserialize(d).map(Some)
+    }
+
+    pub(crate) fn serialize<S: Serializer>(d: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+        match d {
+            Some(d) => text::serialize(d, s),
+            None => s.serialize_none(),
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::execute::{Milestones, RunContext, execute};
 use crate::journal::{self, Journal};
-use crate::{CampaignError, CampaignFile, RunDir, Stop, WorkloadSection, host_facts, plan};
+use crate::{CampaignError, CampaignFile, RunDir, Stop, host_facts, plan};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -179,7 +179,6 @@ fn work(
         total: plan.runs.len(),
         stop_all: Stop::default(),
     };
-    let WorkloadSection::Http { .. } = &file.workload;
     let ctx = RunContext {
         plan,
         workload: &file.workload,

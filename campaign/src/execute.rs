@@ -7,12 +7,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 use xfi_model::{
-    AgentErrorCode, AgentRun, Command, EventBody, HostObservation, HttpLoad, HttpTarget,
-    InjectionRecord, InjectionState, Observations, Plan, PlannedRun, Register, RunKind, RunRecord,
-    ServiceObservation, TcpObservation,
+    AgentErrorCode, AgentRun, Command, EventBody, HostObservation, HttpTarget, InjectionRecord,
+    InjectionState, LoadSpec, Observations, Plan, PlannedRun, Register, RunKind, RunRecord,
+    ServiceObservation, TcpObservation, Timing,
 };
 use xfi_testbed::{Evidence, Health, LinkError, Ping, Testbed};
-use xfi_workloads::http::{self, ServiceContext};
+use xfi_workloads::load::{self, ServiceContext};
 use xfi_workloads::monotonic_ns;
 use xfi_workloads::pcap::{TcpService, read_pcap};
 
@@ -29,11 +29,6 @@ const CHECK_PATIENCE: Duration = Duration::from_secs(10);
 const PING_PATIENCE: Duration = Duration::from_secs(1);
 /// The console gets this long to print the rest of a panic.
 const PANIC_GRACE: Duration = Duration::from_millis(300);
-/// A restored emulator translates all code anew: first answers take seconds
-/// where later ones take a fraction. They precede the flips.
-const FIRST_TIMEOUTS: u64 = 3;
-/// And never less than this.
-const FIRST_TIMEOUT_MIN_NS: u64 = 4_000 * MS;
 /// How often the agent asks Xen whether it fired.
 const POLL_MS: u32 = 20;
 
@@ -195,10 +190,10 @@ fn observe(
             return Ok(None);
         }
     }
-    let load = load_spec(testbed, ctx, planned);
-    let mut driver = Driver::start(ctx.driver, &load, &evidence.dir)?;
+    let spec = load_spec(testbed, ctx, planned);
+    let mut driver = Driver::start(ctx.driver, &spec, &evidence.dir)?;
 
-    let planned_ns = load.duration_ns + 2 * timing.timeout_ns;
+    let planned_ns = load_ns(planned, timing) + 2 * timing.timeout_ns;
     let watchdog = Instant::now() + Duration::from_nanos(planned_ns) + ctx.watchdog;
     let check_patience = CHECK_PATIENCE + Duration::from_nanos(timing.timeout_ns);
     let mut driver_ended: Option<Instant> = None;
@@ -328,15 +323,8 @@ fn look_at_health(testbed: &mut dyn Testbed, live: &mut Live) {
     }
 }
 
-fn load_spec(testbed: &dyn Testbed, ctx: &RunContext<'_>, planned: &PlannedRun) -> HttpLoad {
-    let crate::WorkloadSection::Http {
-        clients_per_guest,
-        hash_bytes,
-        think,
-        keep_alive,
-        ..
-    } = ctx.workload;
-    let timing = &ctx.plan.timing;
+/// How long a run's load lasts.
+fn load_ns(planned: &PlannedRun, timing: &Timing) -> u64 {
     // A filtered injection may fire any time up to its expiry.
     let late_ns = match &planned.fault {
         Some(f) if f.trigger.rip.is_some() || f.trigger.mode.is_some() => {
@@ -344,26 +332,19 @@ fn load_spec(testbed: &dyn Testbed, ctx: &RunContext<'_>, planned: &PlannedRun) 
         }
         _ => 0,
     };
-    HttpLoad {
-        targets: testbed
-            .endpoints()
-            .into_iter()
-            .map(|e| HttpTarget {
-                guest: e.guest,
-                addr: e.addr,
-            })
-            .collect(),
-        path: format!("/cgi-bin/sha1?n={hash_bytes}"),
-        hash_bytes: *hash_bytes,
-        clients_per_guest: *clients_per_guest,
-        think_ns: crate::duration::nanoseconds(*think),
-        timeout_ns: timing.timeout_ns,
-        first_timeout_ns: (FIRST_TIMEOUTS * timing.timeout_ns).max(FIRST_TIMEOUT_MIN_NS),
-        duration_ns: planned.moment_ns + timing.window_ns + late_ns,
-        probes: 3,
-        keep_alive: *keep_alive,
-        seed: planned.load_seed,
-    }
+    planned.moment_ns + timing.window_ns + late_ns
+}
+
+fn load_spec(testbed: &dyn Testbed, ctx: &RunContext<'_>, planned: &PlannedRun) -> LoadSpec {
+    let targets = testbed.endpoints().into_iter();
+    let targets = targets.map(|e| HttpTarget {
+        guest: e.guest,
+        addr: e.addr,
+    });
+    let timing = &ctx.plan.timing;
+    let load_ns = load_ns(planned, timing);
+    ctx.workload
+        .spec(targets.collect(), load_ns, timing, planned.load_seed)
 }
 
 type Summary = (Vec<ServiceObservation>, u64, Option<u64>);
@@ -398,7 +379,7 @@ fn summarise(
             guest: e.guest,
         })
         .collect();
-    let summary = http::summarise(driver.log(), flip_ns, ctx.plan.timing.window_ns, &services)?;
+    let summary = load::summarise(driver.log(), flip_ns, ctx.plan.timing.window_ns, &services)?;
     Ok((
         summary.services,
         summary.start_ns.unwrap_or(load_start_ns),

@@ -1,7 +1,7 @@
 //! `campaign.toml`, as typed and as validated.
 
-use crate::CampaignError;
 use crate::duration::{self, MaybeAuto};
+use crate::{CampaignError, WorkloadSection};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -43,31 +43,6 @@ pub enum TestbedSection {
         /// Testbeds at once; by default one a core, at most two.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         workers: Option<u32>,
-    },
-}
-
-/// `[workload]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum WorkloadSection {
-    /// Apache, a CGI that hashes N zero bytes, closed-loop clients.
-    Http {
-        /// Clients for each guest.
-        clients_per_guest: u32,
-        /// N.
-        hash_bytes: u64,
-        /// Think time.
-        #[serde(with = "duration::text", default)]
-        think: Duration,
-        /// Client timeout.
-        #[serde(default)]
-        timeout: MaybeAuto,
-        /// One connection for many requests.
-        #[serde(default)]
-        keep_alive: bool,
-        /// A service this many times slower than golden runs is `degraded`.
-        #[serde(default = "three")]
-        degraded_factor: f64,
     },
 }
 
@@ -157,9 +132,6 @@ fn is_flip(op: &BitOp) -> bool {
 }
 fn two() -> u32 {
     2
-}
-fn three() -> f64 {
-    3.0
 }
 fn vcpu0() -> Vec<u32> {
     vec![0]
@@ -272,24 +244,8 @@ impl CampaignFile {
         if self.limits.attempts == 0 {
             return bad("limits.attempts must be at least 1".into());
         }
-        let WorkloadSection::Http {
-            clients_per_guest,
-            hash_bytes,
-            degraded_factor,
-            ..
-        } = &self.workload;
-        if *clients_per_guest == 0 || *clients_per_guest > 1000 {
-            return bad(format!(
-                "workload.clients_per_guest is {clients_per_guest}; valid: 1 to 1000"
-            ));
-        }
-        if *hash_bytes == 0 {
-            return bad("workload.hash_bytes must be at least 1".into());
-        }
-        if !degraded_factor.is_finite() || *degraded_factor <= 1.0 {
-            return bad(format!(
-                "workload.degraded_factor is {degraded_factor}; must be above 1"
-            ));
+        if let Err(message) = self.workload.check() {
+            return bad(message);
         }
         let TestbedSection::Emulated {
             snapshots, workers, ..
@@ -401,6 +357,22 @@ dummy = 1
                 "clients_per_guest = 2",
                 "clients_per_guest = 0",
                 "clients_per_guest",
+            ),
+            (
+                "clients_per_guest = 2",
+                "",
+                "neither clients_per_guest nor profile",
+            ),
+            (
+                "clients_per_guest = 2",
+                "profile = \"heavy\"",
+                "no profile 'heavy'; there are full-load",
+            ),
+            ("hash_bytes = 1000", "hash_bytes = 0", "hash_bytes is 0"),
+            (
+                "hash_bytes = 1000",
+                "hash_bytes = 1\ntime_scale = 0.0",
+                "time_scale is 0",
             ),
             ("dummy = 1", "dummy = 1\nbits = [64]", "bit 64"),
             ("dummy = 1", "dummy = 1\nrip = \"0x10..0x5\"", "0x10..0x5"),

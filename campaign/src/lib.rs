@@ -17,10 +17,12 @@ pub mod plan;
 mod rundir;
 mod stop;
 mod timing;
+mod workload;
 
 pub use calibrate::{Calibration, calibrate};
 pub use error::CampaignError;
-pub use file::{CampaignFile, FaultsSection, TestbedSection, WorkloadSection};
+pub use file::{CampaignFile, FaultsSection, TestbedSection};
 pub use rundir::RunDir;
 pub use stop::Stop;
 pub use timing::resolve;
+pub use workload::WorkloadSection;

@@ -1,7 +1,7 @@
 //! Timings of a plan, given or derived from golden runs (DESIGN §4, "Time").
 
 use crate::duration::nanoseconds;
-use crate::{Calibration, CampaignError, CampaignFile, WorkloadSection};
+use crate::{Calibration, CampaignError, CampaignFile};
 use std::path::Path;
 use xfi_model::Timing;
 
@@ -33,8 +33,7 @@ pub fn resolve(
     path: &Path,
     golden: &Calibration,
 ) -> Result<Timing, CampaignError> {
-    let WorkloadSection::Http { timeout, .. } = &file.workload;
-    let timeout_ns = timeout.ns_or(|| {
+    let timeout_ns = file.workload.timeout().ns_or(|| {
         round_up(
             (TIMEOUT_FACTOR * golden.p999_ns).max(TIMEOUT_MIN_NS),
             50 * MS,

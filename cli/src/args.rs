@@ -2,8 +2,10 @@
 //! commands, so that each mistake is told in one line.
 
 mod inject;
+mod workload;
 
 pub(crate) use inject::{Inject, Locations, Mode, Trigger};
+pub(crate) use workload::{Exec, Http, LoadArgs, Workload};
 
 use crate::peek::Peek;
 use crate::profile::Profile;
@@ -28,10 +30,11 @@ First steps:
                                         60 runs against a web server, then a report
 
 Exit codes:
-  0  done                     4  no testbed, no Xen host, or a prerequisite missing
-  1  failed                   5  no such domain, or none could be chosen
-  2  bad arguments or file    6  another xfi is at it
-  3  injection did not fire   7  campaign stopped early; resume it
+  0  done                     5  no such domain, or none could be chosen
+  1  failed                   6  another xfi is at it
+  2  bad arguments or file    7  campaign stopped early; resume it
+  3  injection did not fire   8  workload: an answer was wrong or missing
+  4  no testbed, no Xen host, no server, or a prerequisite missing
   130  interrupted"
 )]
 pub(crate) struct Cli {
@@ -91,8 +94,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Load drivers, as the campaign starts them.
-    #[command(subcommand, hide = true)]
+    /// Load a server and check every answer; no Xen is needed.
+    #[command(subcommand)]
     Workload(Workload),
 }
 
@@ -240,18 +243,5 @@ pub(crate) enum Campaign {
         run: Option<u32>,
         #[command(flatten)]
         output: OutputArgs,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Workload {
-    /// Apply an HTTP load as a campaign's load driver.
-    HttpDriver {
-        /// The load, as JSON.
-        #[arg(long)]
-        spec: PathBuf,
-        /// The log to write.
-        #[arg(long)]
-        log: PathBuf,
     },
 }

@@ -11,7 +11,7 @@ pub(crate) enum Exit {
     Usage = 2,
     /// The injection did not fire: expired, disarmed, or its target went away.
     NotFired = 3,
-    /// No testbed or Xen host to act on, or a prerequisite is missing.
+    /// No testbed, Xen host or server to act on, or a prerequisite is missing.
     NoHost = 4,
     /// No such domain, or none could be chosen.
     NoDomain = 5,
@@ -19,6 +19,8 @@ pub(crate) enum Exit {
     Busy = 6,
     /// A campaign was stopped before its end; it can be resumed.
     Stopped = 7,
+    /// A server under load gave an answer that was not right, or none.
+    NotRight = 8,
     /// Interrupted by a signal.
     Interrupted = 130,
 }
@@ -50,7 +52,15 @@ pub(crate) fn coded(exit: Exit, message: impl fmt::Display) -> anyhow::Error {
 pub(crate) fn code_of(error: &anyhow::Error) -> Exit {
     use xfi_campaign::CampaignError as C;
     use xfi_testbed::TestbedError as T;
+    use xfi_workloads::WorkloadError as W;
     for cause in error.chain() {
+        match cause.downcast_ref::<W>() {
+            Some(W::NoSuchProfile { .. } | W::Invalid { .. } | W::Spec { .. }) => {
+                return Exit::Usage;
+            }
+            Some(W::NoServer { .. } | W::Program { .. }) => return Exit::NoHost,
+            _ => {}
+        }
         if let Some(c) = cause.downcast_ref::<Coded>() {
             return c.exit;
         }

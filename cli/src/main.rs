@@ -18,8 +18,9 @@ mod report;
 mod show;
 mod status;
 mod testbed;
+mod workload;
 
-use args::{Cli, Command, Workload};
+use args::{Cli, Command};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -39,9 +40,7 @@ fn main() -> ExitCode {
         Command::Disarm { id, output, .. } => status::disarm(id, output.output),
         Command::Campaign(command) => campaign::run(command),
         Command::Report { dir, out, output } => report::run(&dir, out.as_deref(), output.output),
-        Command::Workload(Workload::HttpDriver { spec, log }) => {
-            xfi_workloads::http::run_http_driver(&spec, &log).map_err(anyhow::Error::from)
-        }
+        Command::Workload(command) => workload::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

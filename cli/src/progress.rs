@@ -174,3 +174,52 @@ impl xfi_campaign::engine::Progress for CampaignProgress {
         self.bar.suspend(|| say(text));
     }
 }
+
+/// A load's progress: a bar on a terminal, lines elsewhere.
+pub(crate) struct LoadProgress {
+    bar: ProgressBar,
+    last_line: Mutex<Instant>,
+}
+
+impl LoadProgress {
+    /// For a load that lasts so long.
+    pub(crate) fn new(total: Duration) -> LoadProgress {
+        let bar = if on_terminal() {
+            ProgressBar::new(u64::try_from(total.as_millis()).unwrap_or(u64::MAX)).with_style(
+                ProgressStyle::with_template("{bar:20} {eta} left; {msg}; Ctrl-C ends it")
+                    .expect("a template"),
+            )
+        } else {
+            ProgressBar::hidden()
+        };
+        LoadProgress {
+            bar,
+            last_line: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Shows how far it is.
+    pub(crate) fn take(&self, p: &xfi_workloads::load::Progress) {
+        let text = format!(
+            "{} requests, {:.0}/s, p50 {}, p99 {}, not right {}",
+            p.requests,
+            p.last.requests_per_s,
+            crate::output::duration(p.last.p50_ns),
+            crate::output::duration(p.last.p99_ns),
+            p.wrong
+        );
+        self.bar.set_position(p.elapsed_ns / 1_000_000);
+        let mut last = self.last_line.lock().unwrap_or_else(|e| e.into_inner());
+        if !self.bar.is_hidden() {
+            self.bar.set_message(text);
+        } else if last.elapsed() >= LINE_EVERY {
+            *last = Instant::now();
+            say(&format!("{:.0} s: {text}", p.elapsed_ns as f64 / 1e9));
+        }
+    }
+
+    /// Ends the display.
+    pub(crate) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

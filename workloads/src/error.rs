@@ -43,6 +43,12 @@ pub enum WorkloadError {
         /// What would be valid.
         valid: &'static str,
     },
+    /// There is no load of that name.
+    #[error("no profile '{name}'; there are {}", profile_names())]
+    NoSuchProfile {
+        /// The name given.
+        name: String,
+    },
     /// A complete line of a log is not what a driver writes.
     #[error("{}:{line}: not a line of a load log: {source}", path.display())]
     LogLine {
@@ -54,7 +60,7 @@ pub enum WorkloadError {
         source: serde_json::Error,
     },
     /// A log of another format version.
-    #[error("{}: load log of format {found}; this xfi reads {}", path.display(), crate::http::LOG_FORMAT)]
+    #[error("{}: load log of format {found}; this xfi reads {}", path.display(), crate::load::LOG_FORMAT)]
     LogFormat {
         /// The log.
         path: PathBuf,
@@ -84,6 +90,22 @@ pub enum WorkloadError {
         /// What is wrong with it.
         what: String,
     },
+    /// There is no server, or not the right one, before any load was applied.
+    #[error("{url}: {what}")]
+    NoServer {
+        /// What was asked.
+        url: String,
+        /// What came instead.
+        what: String,
+    },
+    /// A program cannot be run.
+    #[error("cannot run '{program}': {source}")]
+    Program {
+        /// The program.
+        program: String,
+        /// Why.
+        source: io::Error,
+    },
     /// This machine, not the server, failed a request: out of files, ports or
     /// memory, or no permission.
     #[error("cannot ask {addr}: {source}")]
@@ -96,4 +118,9 @@ pub enum WorkloadError {
     /// The driver's own machinery could not start.
     #[error("cannot start the load driver: {0}")]
     Runtime(#[source] io::Error),
+}
+
+fn profile_names() -> String {
+    let names: Vec<_> = crate::load::PROFILES.iter().map(|p| p.name).collect();
+    names.join(", ")
 }

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;
-use xfi_workloads::http::LogReader;
+use xfi_workloads::load::LogReader;
 
 fuzz_target!(|bytes: &[u8]| {
     for line in LogReader::new(Path::new("fuzz"), bytes) {

@@ -1,35 +1,15 @@
-//! Reading and checking what the driver is told.
+//! Checking what the driver is told.
 
-use super::Config;
 use crate::WorkloadError;
+use crate::load::validate_model;
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
+use xfi_model::HttpLoad;
 
-/// More than this many clients in one driver is a typing error.
-const MAX_CLIENTS: u64 = 10_000;
-
-/// Reads a [`Config`] from a JSON file and checks it.
-pub fn load_config(path: &Path) -> Result<Config, WorkloadError> {
-    let text = fs::read(path).map_err(|source| WorkloadError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    parse_config(path, &text)
-}
-
-/// Parses and checks the text of a load's file; `path` is for messages alone.
-pub fn parse_config(path: &Path, text: &[u8]) -> Result<Config, WorkloadError> {
-    let load: Config = serde_json::from_slice(text).map_err(|source| WorkloadError::Spec {
-        path: path.to_owned(),
-        source,
-    })?;
-    validate(&load)?;
-    Ok(load)
-}
-
-/// Checks that a load can be applied.
-pub fn validate(load: &Config) -> Result<(), WorkloadError> {
+/// Checks that an HTTP load can be applied.
+///
+/// # Errors
+/// [`WorkloadError::Invalid`].
+pub fn validate(load: &HttpLoad) -> Result<(), WorkloadError> {
     let invalid = |field, value: String, valid| {
         Err(WorkloadError::Invalid {
             field,
@@ -50,22 +30,7 @@ pub fn validate(load: &Config) -> Result<(), WorkloadError> {
             return invalid("targets", target.guest.clone(), "each guest may occur once");
         }
     }
-    let clients = u64::from(load.clients_per_guest) * load.targets.len() as u64;
-    if clients == 0 || clients > MAX_CLIENTS {
-        return invalid(
-            "clients_per_guest",
-            load.clients_per_guest.to_string(),
-            "1 to 10000 over all guests",
-        );
-    }
-    for (field, value) in [
-        ("timeout_ns", load.timeout_ns),
-        ("duration_ns", load.duration_ns),
-    ] {
-        if value == 0 {
-            return invalid(field, value.to_string(), "it must be greater than 0");
-        }
-    }
+    validate_model(&load.load, load.targets.len())?;
     if !load.path.starts_with('/') || load.path.parse::<hyper::Uri>().is_err() {
         return invalid(
             "path",
@@ -73,6 +38,7 @@ pub fn validate(load: &Config) -> Result<(), WorkloadError> {
             "it must be the path and query of a URL, such as /cgi-bin/sha1?n=65536",
         );
     }
+    check_hash_bytes(load.hash_bytes)?;
     if let Some(n) = query_n(&load.path)
         && n != load.hash_bytes.to_string()
     {
@@ -83,6 +49,24 @@ pub fn validate(load: &Config) -> Result<(), WorkloadError> {
         );
     }
     Ok(())
+}
+
+/// The CGI hashes no more than this, bytes.
+const MAX_HASH_BYTES: u64 = 1 << 30;
+
+/// Checks N.
+///
+/// # Errors
+/// [`WorkloadError::Invalid`].
+pub fn check_hash_bytes(n: u64) -> Result<(), WorkloadError> {
+    if (1..=MAX_HASH_BYTES).contains(&n) {
+        return Ok(());
+    }
+    Err(WorkloadError::Invalid {
+        field: "hash_bytes",
+        value: n.to_string(),
+        valid: "1 to 1073741824 are what the CGI hashes",
+    })
 }
 
 fn query_n(path: &str) -> Option<&str> {

@@ -4,55 +4,72 @@
 //! proxy, no retry. On a kept connection the only thing that is done again is
 //! opening it, when it was found closed before a request was written to it.
 
-use super::Config;
-use super::oracle::{Expected, Judgement, hex, judge};
+use super::oracle::{Judgement, Oracle, judge};
 use super::wire::{Received, Wire};
+use crate::load::{Abandoned, Client, Performed};
 use crate::{WorkloadError, monotonic_ns};
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, USER_AGENT};
-use hyper::{Method, Request, Response};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, USER_AGENT};
+use hyper::http::response::Parts;
+use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
+use rand_chacha::ChaCha8Rng;
+use std::borrow::Cow;
 use std::error::Error as _;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use xfi_model::{RequestRecord, ResetCause, Verdict};
+use xfi_model::{ResetCause, Verdict};
 
-/// Tells the clients to stop at once.
-pub(super) type Stop = watch::Receiver<bool>;
+/// What is asked, the same for all clients of a service.
+pub(super) struct Question {
+    pub(super) addr: SocketAddr,
+    pub(super) host: HeaderValue,
+    pub(super) path: Uri,
+    pub(super) oracle: Arc<Oracle>,
+}
 
-/// Resolves when the driver must stop at once.
-pub(super) async fn stopped(stop: &mut Stop) {
-    if stop.wait_for(|stop| *stop).await.is_err() {
-        // Nobody is left who could tell us to.
-        std::future::pending::<()>().await;
+impl Question {
+    pub(super) fn new(
+        addr: SocketAddr,
+        host: &str,
+        path: &str,
+        oracle: Arc<Oracle>,
+    ) -> Result<Self, WorkloadError> {
+        let invalid = |field, value: &str, valid| WorkloadError::Invalid {
+            field,
+            value: format!("{value:?}"),
+            valid,
+        };
+        Ok(Question {
+            addr,
+            host: HeaderValue::from_str(host)
+                .map_err(|_| invalid("host", host, "the host part of a URL"))?,
+            path: path
+                .parse()
+                .map_err(|_| invalid("path", path, "the path and query of a URL"))?,
+            oracle,
+        })
     }
 }
 
-/// What a request asks, the same for all of a client's.
-#[derive(Clone)]
-pub(super) struct Question {
-    pub(super) guest: String,
-    pub(super) addr: SocketAddr,
-    pub(super) load: Arc<Config>,
-    pub(super) expected: Arc<Expected>,
-}
-
-/// A client: at most one connection at a time.
-pub(super) struct Client {
-    question: Question,
-    number: u32,
-    probe: bool,
+/// A client of a web server: at most one connection at a time.
+pub struct HttpClient {
+    question: Arc<Question>,
     keep_alive: bool,
+    /// What is asked, in bytes.
+    asked: Vec<u8>,
     connection: Option<Connection>,
     wire: Wire,
 }
+
+/// The request: always the same one.
+#[derive(Debug)]
+pub struct Get;
 
 struct Connection {
     sender: SendRequest<Empty<Bytes>>,
@@ -98,69 +115,55 @@ impl Ended {
     }
 }
 
-impl Client {
-    /// A client of the load.
-    pub(super) fn new(question: Question, number: u32) -> Self {
-        Client {
-            keep_alive: question.load.keep_alive,
-            question,
-            number,
-            probe: false,
-            connection: None,
-            wire: Wire::default(),
-        }
+impl Client for HttpClient {
+    type Request = Get;
+
+    fn next(&mut self, _: u32, _: &mut ChaCha8Rng) -> Option<Get> {
+        Some(Get)
     }
 
-    /// A client that asks once, after the window.
-    pub(super) fn probe(question: Question, number: u32) -> Self {
-        Client {
-            probe: true,
-            keep_alive: false,
-            ..Client::new(question, number)
-        }
+    fn bytes<'a>(&'a self, _: &'a Get) -> Cow<'a, [u8]> {
+        Cow::Borrowed(&self.asked)
     }
 
-    /// Asks once and judges the answer. `Err` only when this machine, not the
-    /// server, is at fault; the record then is `unfinished`.
-    pub(super) async fn ask(
-        &mut self,
-        seq: u32,
-        intended_ns: u64,
-        stop: &mut Stop,
-    ) -> (RequestRecord, Result<(), WorkloadError>) {
-        let start_ns = monotonic_ns();
-        let load = &self.question.load;
-        let first = seq == 0 && !self.probe;
-        let timeout = Duration::from_nanos(if first {
-            load.first_timeout_ns.max(load.timeout_ns)
-        } else {
-            load.timeout_ns
-        });
-        let result = tokio::select! {
-            biased;
-            ended = tokio::time::timeout(timeout, self.exchange()) => match ended {
-                Ok(ended) => ended,
-                Err(_) => Ok(self.timed_out()),
-            },
-            () = stopped(stop) => Ok(Ended::now(Judgement::wrong(
-                Verdict::Unfinished,
-                "the driver was told to stop",
-            ))),
-        };
-        let (ended, error) = match result {
-            Ok(ended) => (ended, Ok(())),
-            Err(source) => (
-                Ended::now(Judgement::wrong(Verdict::Unfinished, source.to_string())),
-                Err(WorkloadError::Local {
-                    addr: self.question.addr,
-                    source,
-                }),
-            ),
-        };
+    async fn perform(&mut self, _: &Get) -> Result<Performed, WorkloadError> {
+        let ended = self
+            .exchange()
+            .await
+            .map_err(|source| WorkloadError::Local {
+                addr: self.question.addr,
+                source,
+            })?;
         if !self.keep_alive || ended.judgement.verdict != Verdict::Correct {
             self.connection = None;
         }
-        (self.record(seq, intended_ns, start_ns, ended), error)
+        Ok(self.performed(ended))
+    }
+
+    fn abandon(&mut self, why: Abandoned) -> Performed {
+        let ended = match why {
+            Abandoned::TimedOut => self.timed_out(),
+            Abandoned::Stopped => Ended::now(Judgement::wrong(
+                Verdict::Unfinished,
+                "the driver was told to stop",
+            )),
+        };
+        self.connection = None;
+        self.performed(ended)
+    }
+}
+
+impl HttpClient {
+    pub(super) fn new(question: Arc<Question>, keep_alive: bool) -> Self {
+        let wire = Wire::new(question.oracle.longest_answer());
+        let path = &question.path;
+        HttpClient {
+            asked: format!("GET {path} keep-alive {keep_alive}").into_bytes(),
+            question,
+            keep_alive,
+            connection: None,
+            wire,
+        }
     }
 
     fn timed_out(&self) -> Ended {
@@ -173,37 +176,73 @@ impl Client {
         Ended::now(Judgement::wrong(Verdict::ClientTimeout, detail))
     }
 
-    fn record(&self, seq: u32, intended_ns: u64, start_ns: u64, ended: Ended) -> RequestRecord {
+    fn performed(&self, ended: Ended) -> Performed {
         let mut received = self.wire.lock();
-        let bytes = std::mem::take(&mut received.bytes);
-        let keep = ended.judgement.verdict != Verdict::Correct && !bytes.is_empty();
-        let utf8 = std::str::from_utf8(&bytes).is_ok();
-        RequestRecord {
-            guest: self.question.guest.clone(),
-            client: self.number,
-            seq,
-            probe: self.probe,
-            intended_ns,
-            start_ns,
-            end_ns: ended.end_ns,
-            bytes: bytes.len() as u64,
-            status: ended.status,
+        let bytes = received.bytes.len() as u64;
+        let right = ended.judgement.verdict == Verdict::Correct;
+        let answer = (!right).then(|| std::mem::take(&mut received.bytes));
+        received.bytes.clear();
+        Performed {
             verdict: ended.judgement.verdict,
-            reset_cause: ended.cause,
             detail: ended.judgement.detail,
-            answer: keep.then(|| String::from_utf8_lossy(&bytes).into_owned()),
-            answer_hex: (keep && !utf8).then(|| hex(&bytes)),
+            end_ns: Some(ended.end_ns),
+            bytes,
+            status: ended.status,
+            reset_cause: ended.cause,
+            answer,
             local_port: received.local_port,
+        }
+    }
+
+    /// Asks once for a page that nothing is known of yet: its body, or what
+    /// came instead.
+    pub(super) async fn fetch(&mut self) -> Result<Vec<u8>, String> {
+        let told = |ended: Ended| {
+            let detail = ended.judgement.detail;
+            detail.unwrap_or_else(|| format!("{:?}", ended.judgement.verdict))
+        };
+        let response = match self.send().await {
+            Ok(Ok(response)) => response,
+            Ok(Err(ended)) => return Err(told(ended)),
+            Err(e) => return Err(e.to_string()),
+        };
+        let (head, body) = self.receive(response).await.map_err(told)?;
+        self.connection = None;
+        match head.status.as_u16() {
+            200 => Ok(body),
+            status => Err(format!("status {status}")),
+        }
+    }
+
+    /// Asks once; what was wrong with the answer.
+    pub(super) async fn try_once(&mut self) -> Option<String> {
+        let ended = self.exchange().await;
+        self.connection = None;
+        match ended {
+            Ok(ended) => ended.judgement.detail,
+            Err(e) => Some(e.to_string()),
         }
     }
 
     /// From opening the connection to the answer's last byte.
     async fn exchange(&mut self) -> Exchanged {
+        let response = match self.send().await? {
+            Ok(response) => response,
+            Err(ended) => return Ok(ended),
+        };
+        Ok(match self.receive(response).await {
+            Ok((head, body)) => self.judge(&head, &body),
+            Err(ended) => ended,
+        })
+    }
+
+    /// Sends the request, over a new connection if need be.
+    async fn send(&mut self) -> Result<Result<Response<Incoming>, Ended>, std::io::Error> {
         // Bytes on an idle connection belong to no request.
         if self.connection.is_some() && !self.wire.lock().bytes.is_empty() {
-            return Ok(Ended::corrupted(
+            return Ok(Err(Ended::corrupted(
                 "bytes nobody asked for between two answers",
-            ));
+            )));
         }
         if let Some(open) = &mut self.connection
             && open.sender.ready().await.is_err()
@@ -213,48 +252,38 @@ impl Client {
         if self.connection.is_none()
             && let Some(failed) = self.connect().await?
         {
-            return Ok(failed);
+            return Ok(Err(failed));
         }
         let request = self.request();
         let Some(open) = &mut self.connection else {
-            return Ok(Ended::reset(ResetCause::EarlyClose, "no connection"));
+            return Ok(Err(Ended::reset(ResetCause::EarlyClose, "no connection")));
         };
-        let response = match open.sender.send_request(request).await {
-            Ok(response) => response,
-            Err(e) => return Ok(explain(&e, &self.wire.lock(), None)),
-        };
-        Ok(self.read(response).await)
+        let sent = open.sender.send_request(request).await;
+        Ok(sent.map_err(|e| explain(&e, &self.wire.lock(), None)))
+    }
+
+    fn connection_header(&self) -> HeaderValue {
+        HeaderValue::from_static(if self.keep_alive {
+            "keep-alive"
+        } else {
+            "close"
+        })
     }
 
     fn request(&self) -> Request<Empty<Bytes>> {
         let mut request = Request::new(Empty::new());
         *request.method_mut() = Method::GET;
-        if let Ok(uri) = self.question.load.path.parse() {
-            *request.uri_mut() = uri;
-        }
+        *request.uri_mut() = self.question.path.clone();
         let headers = request.headers_mut();
-        if let Ok(host) = self.question.addr.to_string().parse() {
-            headers.insert(HOST, host);
-        }
-        let connection = if self.keep_alive {
-            "keep-alive"
-        } else {
-            "close"
-        };
-        headers.insert(
-            CONNECTION,
-            hyper::header::HeaderValue::from_static(connection),
-        );
-        headers.insert(
-            USER_AGENT,
-            hyper::header::HeaderValue::from_static("xfi-workload"),
-        );
+        headers.insert(HOST, self.question.host.clone());
+        headers.insert(CONNECTION, self.connection_header());
+        headers.insert(USER_AGENT, HeaderValue::from_static("xfi-workload"));
         request
     }
 
     /// Opens a connection; `Some` when the server did not let us.
     async fn connect(&mut self) -> Result<Option<Ended>, std::io::Error> {
-        self.wire = Wire::default();
+        self.wire = Wire::new(self.question.oracle.longest_answer());
         let stream = match TcpStream::connect(self.question.addr).await {
             Ok(stream) => stream,
             Err(e) => return refused(e).map(Some),
@@ -274,9 +303,8 @@ impl Client {
         Ok(None)
     }
 
-    async fn read(&self, response: Response<hyper::body::Incoming>) -> Ended {
+    async fn receive(&self, response: Response<Incoming>) -> Result<(Parts, Vec<u8>), Ended> {
         let (head, mut body) = response.into_parts();
-        let status = head.status.as_u16();
         let mut bytes = Vec::new();
         while let Some(frame) = body.frame().await {
             match frame {
@@ -285,12 +313,20 @@ impl Client {
                         bytes.extend_from_slice(data);
                     }
                 }
-                Err(e) => return explain(&e, &self.wire.lock(), Some(status)),
+                Err(e) => {
+                    let status = head.status.as_u16();
+                    return Err(explain(&e, &self.wire.lock(), Some(status)));
+                }
             }
         }
+        Ok((head, bytes))
+    }
+
+    fn judge(&self, head: &Parts, body: &[u8]) -> Ended {
         let end_ns = monotonic_ns();
-        let mut judgement = judge(&self.question.expected, status, &head.headers, &bytes);
-        if let Some(stray) = self.stray(&head.headers, bytes.len())
+        let status = head.status.as_u16();
+        let mut judgement = judge(&self.question.oracle, status, &head.headers, body);
+        if let Some(stray) = self.stray(&head.headers, body.len())
             && judgement.verdict != Verdict::ErrorReply
         {
             judgement = Judgement::wrong(

@@ -12,12 +12,16 @@
 //!    the text: `missing_value`;
 //! 4. another hash, another N, or any other difference: `incorrect_content`.
 //!
+//! Of a page that is not the CGI's, the body is known ([`Oracle::Body`],
+//! [`Oracle::Sha1`]), and any other is `incorrect_content`.
+//!
 //! What is wrong with HTTP itself (a garbled status line, bytes after the
 //! answer's end) is found where the answer is read and is `corrupted_output`.
 //! Headers other than `Content-Type`, `Content-Encoding` and those that frame
 //! the body are not looked at.
 
 use super::page::Page;
+use crate::hex::hex;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use sha1::{Digest, Sha1};
 use xfi_model::Verdict;
@@ -99,24 +103,55 @@ pub fn sha1_of_zeros(n: u64) -> String {
     hex(&hash.finalize())
 }
 
-/// Bytes in lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+/// What is known of the right answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Oracle {
+    /// It is the CGI's page.
+    Page(Expected),
+    /// Its body, of any kind, is this.
+    Body(Vec<u8>),
+    /// Its body, of any kind, has this SHA-1: forty lower-case hexadecimal
+    /// digits.
+    Sha1(String),
+}
+
+impl Oracle {
+    /// An answer is ended when it is longer than this, bytes: no right one is.
+    pub(super) fn longest_answer(&self) -> usize {
+        match self {
+            Oracle::Page(_) => 1 << 20,
+            Oracle::Body(body) => 2 * body.len() + (1 << 20),
+            Oracle::Sha1(_) => 1 << 28,
+        }
+    }
 }
 
 /// Judges a complete, well-formed HTTP answer.
-pub fn judge(expected: &Expected, status: u16, headers: &HeaderMap, body: &[u8]) -> Judgement {
+pub fn judge(oracle: &Oracle, status: u16, headers: &HeaderMap, body: &[u8]) -> Judgement {
     if status != 200 {
         return Judgement::wrong(Verdict::ErrorReply, format!("status {status}"));
     }
-    if let Some(wrong) = judge_headers(headers) {
-        return Judgement::wrong(Verdict::CorruptedOutput, wrong);
+    match oracle {
+        Oracle::Page(expected) => match judge_headers(headers) {
+            Some(wrong) => Judgement::wrong(Verdict::CorruptedOutput, wrong),
+            None => judge_body(expected, body),
+        },
+        Oracle::Body(right) if body == right => Judgement::correct(),
+        Oracle::Body(right) => {
+            Judgement::wrong(Verdict::IncorrectContent, first_difference(right, body))
+        }
+        Oracle::Sha1(right) => {
+            let sha1 = hex(&Sha1::digest(body));
+            if sha1 == *right {
+                return Judgement::correct();
+            }
+            let bytes = body.len();
+            Judgement::wrong(
+                Verdict::IncorrectContent,
+                format!("the SHA-1 of {bytes} bytes is {sha1}, not {right}"),
+            )
+        }
     }
-    judge_body(expected, body)
 }
 
 /// What is wrong with the headers that tell how to read the body.

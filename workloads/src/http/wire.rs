@@ -9,9 +9,6 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// No answer of ours comes near this many bytes; one that does is ended.
-pub(super) const MAX_ANSWER: usize = 1024 * 1024;
-
 /// What came over a connection since the current request began.
 #[derive(Debug, Default)]
 pub(super) struct Received {
@@ -21,7 +18,7 @@ pub(super) struct Received {
     pub(super) eof: bool,
     /// The first error of the socket.
     pub(super) error: Option<io::ErrorKind>,
-    /// More than [`MAX_ANSWER`] came.
+    /// More came than any right answer has.
     pub(super) too_long: bool,
     /// Our port.
     pub(super) local_port: Option<u16>,
@@ -30,12 +27,23 @@ pub(super) struct Received {
 }
 
 /// The above, shared between the socket and who asks.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Wire(Arc<Mutex<Received>>);
+#[derive(Debug, Clone)]
+pub(super) struct Wire {
+    received: Arc<Mutex<Received>>,
+    most: usize,
+}
 
 impl Wire {
+    /// For answers of at most so many bytes; a longer one is ended.
+    pub(super) fn new(most: usize) -> Wire {
+        Wire {
+            received: Arc::default(),
+            most,
+        }
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Received> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Wraps a connected socket.
@@ -80,7 +88,7 @@ impl AsyncRead for Tap {
             let mut received = self.wire.lock();
             received.bytes.extend_from_slice(new);
             received.eof |= new.is_empty() && buf.remaining() > 0;
-            if received.bytes.len() > MAX_ANSWER {
+            if received.bytes.len() > self.wire.most {
                 received.too_long = true;
                 return Poll::Ready(Err(io::Error::other("the answer is too long")));
             }

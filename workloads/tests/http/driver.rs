@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use tempfile::tempdir;
 use xfi_model::{LoadLogLine, Verdict};
 use xfi_workloads::WorkloadError;
-use xfi_workloads::http::{run_driver, run_http_driver};
+use xfi_workloads::http::run_driver;
+use xfi_workloads::run_spec;
 
 #[tokio::test]
 async fn keep_alive_uses_one_connection() {
@@ -19,7 +20,7 @@ async fn keep_alive_uses_one_connection() {
     });
     let mut load = load(&[server.addr]);
     load.keep_alive = true;
-    load.think_ns = 5_000_000;
+    load.load.pacing = thinking(5_000_000);
     let dir = tempdir().unwrap();
     let log = dir.path().join("log");
     run_driver(&load, &log, pending()).await.unwrap();
@@ -41,7 +42,7 @@ async fn keep_alive_opens_again_after_a_clean_close() {
     });
     let mut load = load(&[server.addr]);
     load.keep_alive = true;
-    load.think_ns = 20_000_000;
+    load.load.pacing = thinking(20_000_000);
     let dir = tempdir().unwrap();
     let log = dir.path().join("log");
     run_driver(&load, &log, pending()).await.unwrap();
@@ -60,7 +61,7 @@ async fn bytes_between_answers_are_noticed() {
     });
     let mut load = load(&[server.addr]);
     load.keep_alive = true;
-    load.think_ns = 20_000_000;
+    load.load.pacing = thinking(20_000_000);
     let dir = tempdir().unwrap();
     let log = dir.path().join("log");
     run_driver(&load, &log, pending()).await.unwrap();
@@ -80,12 +81,12 @@ async fn a_request_in_flight_at_the_end_may_finish() {
         let _ = stream.write_all(&right());
     });
     let mut load = load(&[server.addr]);
-    load.duration_ns = 400_000_000;
+    load.load.duration_ns = 400_000_000;
     let dir = tempdir().unwrap();
     let log = dir.path().join("log");
     let report = run_driver(&load, &log, pending()).await.unwrap();
     assert!(!report.stopped);
-    assert_eq!(report.verdicts[&Verdict::Correct], 1);
+    assert_eq!(report.verdicts()[&Verdict::Correct], 1);
 }
 
 #[tokio::test]
@@ -93,10 +94,11 @@ async fn the_same_seed_gives_the_same_start_offsets() {
     let offsets = async |seed| {
         let server = Server::sending(right());
         let mut load = load(&[server.addr]);
-        load.seed = seed;
-        load.clients_per_guest = 4;
-        load.duration_ns = 1_000_000_000;
-        load.think_ns = 2_000_000_000;
+        load.load.seed = seed;
+        load.load.clients = 4;
+        load.load.duration_ns = 1_000_000_000;
+        load.load.pacing = thinking(2_000_000_000);
+        load.load.ramp_up_ns = 100_000_000;
         let dir = tempdir().unwrap();
         let log = dir.path().join("log");
         run_driver(&load, &log, pending()).await.unwrap();
@@ -122,11 +124,15 @@ fn driver_process() {
         return;
     };
     let dir = Path::new(&dir);
-    run_http_driver(&dir.join("spec.json"), &dir.join("log")).unwrap();
+    run_spec(&dir.join("spec.json"), &dir.join("log")).unwrap();
 }
 
 fn start_driver(dir: &Path, load: &xfi_model::HttpLoad) -> std::process::Child {
-    std::fs::write(dir.join("spec.json"), serde_json::to_vec(load).unwrap()).unwrap();
+    std::fs::write(
+        dir.join("spec.json"),
+        serde_json::to_vec(&xfi_model::LoadSpec::Http(load.clone())).unwrap(),
+    )
+    .unwrap();
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "driver::driver_process", "--nocapture"])
         .env("XFI_TEST_DRIVER", dir)
@@ -150,8 +156,8 @@ fn sigterm_ends_it_at_once_and_whole() {
     });
     let dir = tempdir().unwrap();
     let mut load = load(&[server.addr]);
-    load.duration_ns = 60_000_000_000;
-    load.timeout_ns = 60_000_000_000;
+    load.load.duration_ns = 60_000_000_000;
+    load.load.timeout_ns = 60_000_000_000;
     let mut child = start_driver(dir.path(), &load);
     while server.requests() < 4 {
         sleep(Duration::from_millis(10));
@@ -180,12 +186,14 @@ fn killed_it_loses_nothing_that_was_answered() {
     });
     let dir = tempdir().unwrap();
     let mut load = load(&[server.addr]);
-    load.duration_ns = 60_000_000_000;
-    load.timeout_ns = 60_000_000_000;
+    load.load.duration_ns = 60_000_000_000;
+    load.load.timeout_ns = 60_000_000_000;
     let mut child = start_driver(dir.path(), &load);
     while server.requests() < 21 {
         sleep(Duration::from_millis(10));
     }
+    // Longer than lines are held.
+    sleep(Duration::from_millis(100));
     signal(&child, nix::sys::signal::Signal::SIGKILL);
     child.wait().unwrap();
     assert_eq!(requests(&dir.path().join("log")).len(), 20);
@@ -208,23 +216,34 @@ async fn a_full_disk_is_one_clear_error() {
 fn bad_loads_are_named() {
     let dir = tempdir().unwrap();
     let spec = dir.path().join("spec.json");
-    let good = serde_json::to_value(load(&["127.0.0.1:80".parse().unwrap()])).unwrap();
-    for (field, value, says) in [
-        ("targets", serde_json::json!([]), "targets is empty"),
-        ("timeout_ns", 0.into(), "timeout_ns is 0"),
-        ("duration_ns", 0.into(), "duration_ns is 0"),
-        ("clients_per_guest", 0.into(), "clients_per_guest is 0"),
-        ("path", "cgi".into(), "path is \"cgi\""),
-        ("path", "/x?n=1".into(), "equal to hash_bytes"),
-        ("timeout", 1.into(), "unknown field `timeout`"),
+    let spec_of = xfi_model::LoadSpec::Http(load(&["127.0.0.1:80".parse().unwrap()]));
+    let good = serde_json::to_value(spec_of).unwrap();
+    for (at, value, says) in [
+        ("/targets", serde_json::json!([]), "targets is empty"),
+        ("/load/timeout_ns", 0.into(), "timeout_ns is 0"),
+        ("/load/duration_ns", 0.into(), "duration_ns is 0"),
+        ("/load/clients", 0.into(), "clients is 0"),
+        ("/path", "cgi".into(), "path is \"cgi\""),
+        ("/path", "/x?n=1".into(), "equal to hash_bytes"),
+        ("/kind", "gopher".into(), "unknown variant `gopher`"),
+        (
+            "/load/pacing",
+            serde_json::json!({"kind": "open", "rate_per_s": -1.0}),
+            "rate_per_s is -1",
+        ),
+        (
+            "/load/pacing",
+            serde_json::json!({"kind": "open", "rate": 1.0}),
+            "unknown field `rate`",
+        ),
     ] {
         let mut bad = good.clone();
-        bad[field] = value;
+        *bad.pointer_mut(at).unwrap() = value;
         std::fs::write(&spec, bad.to_string()).unwrap();
-        let error = run_http_driver(&spec, &dir.path().join("log")).unwrap_err();
+        let error = run_spec(&spec, &dir.path().join("log")).unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
     }
-    let error = run_http_driver(&dir.path().join("none"), &dir.path().join("log"));
+    let error = run_spec(&dir.path().join("none"), &dir.path().join("log"));
     assert!(error.unwrap_err().to_string().starts_with("cannot read"));
     assert!(!dir.path().join("log").exists());
 }

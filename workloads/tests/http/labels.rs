@@ -32,19 +32,17 @@ async fn drive(load: &HttpLoad) -> Vec<RequestRecord> {
 
 /// A load whose clients wait only 300 ms.
 fn impatient(addrs: &[SocketAddr]) -> HttpLoad {
-    HttpLoad {
-        timeout_ns: 300_000_000,
-        ..once(addrs)
-    }
+    let mut load = once(addrs);
+    load.load.timeout_ns = 300_000_000;
+    load
 }
 
 /// A load of one request a client.
 fn once(addrs: &[SocketAddr]) -> HttpLoad {
-    HttpLoad {
-        duration_ns: 2_000_000_000,
-        think_ns: 3_000_000_000,
-        ..load(addrs)
-    }
+    let mut load = load(addrs);
+    load.load.duration_ns = 2_000_000_000;
+    load.load.pacing = thinking(3_000_000_000);
+    load
 }
 
 /// Drives one server and expects every answer to get this verdict.

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use xfi_model::{HttpLoad, HttpTarget, LoadLogLine, RequestRecord};
-use xfi_workloads::http::LogReader;
+use xfi_model::{HttpLoad, HttpTarget, LoadLogLine, LoadModel, Pacing, RequestRecord, ThinkTime};
 use xfi_workloads::http::oracle::Expected;
+use xfi_workloads::load::LogReader;
 
 /// N of the tests' pages.
 pub(crate) const N: u64 = 4096;
@@ -153,15 +153,29 @@ pub(crate) fn load(addrs: &[SocketAddr]) -> HttpLoad {
             .collect(),
         path: format!("/cgi-bin/sha1?n={N}"),
         hash_bytes: N,
-        clients_per_guest: 1,
-        think_ns: 0,
-        // Ample: this machine may be busy. Tests of silence shorten it.
-        timeout_ns: 5_000_000_000,
-        first_timeout_ns: 0,
-        duration_ns: 500_000_000,
-        probes: 2,
         keep_alive: false,
-        seed: 7,
+        load: LoadModel {
+            profile: None,
+            clients: 1,
+            pacing: thinking(0),
+            ramp_up_ns: 0,
+            duration_ns: 500_000_000,
+            requests_per_client: None,
+            // Ample: this machine may be busy. Tests of silence shorten it.
+            timeout_ns: 5_000_000_000,
+            first_timeout_ns: 0,
+            probes: 2,
+            time_scale: 1.0,
+            seed: 7,
+        },
+    }
+}
+
+/// A closed loop with this think time, nanoseconds.
+pub(crate) fn thinking(think_ns: u64) -> Pacing {
+    Pacing::Closed {
+        think_ns,
+        distribution: ThinkTime::Fixed,
     }
 }
 

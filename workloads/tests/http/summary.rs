@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::tempdir;
 use xfi_model::{LoadLogLine, RequestRecord, Verdict};
 use xfi_workloads::WorkloadError;
-use xfi_workloads::http::{LogReader, ServiceContext, band, bands, calibrate, summarise};
+use xfi_workloads::load::{LogReader, ServiceContext, band, bands, calibrate, summarise};
 
 const MS: u64 = 1_000_000;
 
@@ -16,10 +16,12 @@ fn request(guest: &str, start_ms: u64, end_ms: u64, verdict: Verdict) -> Request
         guest: guest.into(),
         client: 0,
         seq: 1,
+        operation: None,
         probe: false,
         intended_ns: start_ms * MS,
         start_ns: start_ms * MS,
         end_ns: end_ms * MS,
+        request: None,
         bytes: 1,
         status: None,
         verdict,
@@ -40,9 +42,12 @@ fn probe(guest: &str, verdict: Verdict) -> RequestRecord {
 
 fn text(requests: &[RequestRecord], end: bool) -> String {
     let begin = LoadLogLine::Begin {
-        format: 1,
+        format: 2,
         start_ns: 500 * MS,
-        load: load(&["127.0.0.1:1".parse().unwrap()]),
+        workload: "http".into(),
+        services: vec!["web1".into(), "web2".into()],
+        operations: vec!["request".into()],
+        load: load(&["127.0.0.1:1".parse().unwrap()]).load,
     };
     let mut lines = vec![begin];
     lines.extend(requests.iter().cloned().map(LoadLogLine::Request));
@@ -175,11 +180,11 @@ fn a_foreign_file_is_refused_with_its_line() {
     assert!(error.to_string().contains("log:1: not a line"), "{error}");
     std::fs::write(
         &log,
-        text(&[], true).replace("\"format\":1", "\"format\":2"),
+        text(&[], true).replace("\"format\":2", "\"format\":3"),
     )
     .unwrap();
     let error = summarise(&log, None, MS, &both()).unwrap_err();
-    assert!(matches!(error, WorkloadError::LogFormat { found: 2, .. }));
+    assert!(matches!(error, WorkloadError::LogFormat { found: 3, .. }));
 }
 
 #[test]

@@ -63,7 +63,7 @@ pub fn summarise(
 }
 
 /// [`summarise`] of a log that is being read.
-pub(super) fn summarise_log(
+fn summarise_log(
     log: &mut LogReader<impl BufRead>,
     flip_ns: Option<u64>,
     window_ns: u64,

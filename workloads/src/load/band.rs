@@ -1,7 +1,7 @@
 //! What golden runs lead to expect.
 
 use super::log::LogReader;
-use super::summary::{latency_histogram, record};
+use super::observe::{latency_histogram, record};
 use crate::WorkloadError;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
