@@ -178,7 +178,7 @@ fn random_arguments_and_races_leave_xen_as_it_was() {
     };
     say(&format!("seed {seed} (XFI_FUZZ_SEED={seed} repeats it)"));
 
-    let xen_syms = host.artifacts.xen_syms();
+    let xen_syms = host.xen_syms();
     let program = tempfile::tempdir().expect("a directory");
     let program = program.path().join("fuzz");
     let built = Command::new(concat!(

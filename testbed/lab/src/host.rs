@@ -35,6 +35,11 @@ impl Host {
         self.up.connect().expect("the agent")
     }
 
+    /// The symbols of its Xen.
+    pub fn xen_syms(&self) -> PathBuf {
+        self.artifacts.xen_syms(self.up.info().layout.host.release)
+    }
+
     fn ssh(&self, command: &str) -> Command {
         let ssh = self.up.ssh_command();
         let mut c = Command::new(&ssh[0]);
