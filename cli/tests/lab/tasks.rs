@@ -23,11 +23,12 @@ fn a_fault_is_put_in_a_process_and_a_thread_and_shown_and_disarmed() {
     ] {
         assert!(printed.contains(word), "no '{word}' in:\n{printed}");
     }
-    lab.refused(
-        &format!("{apache} --reg ymm3 --bit 200"),
-        3,
-        &["ymm3 needs AVX", "no XSAVE"],
-    );
+    // The record, and on stderr the reason.
+    let out = lab.xfi(&format!("{apache} --reg ymm3 --bit 200"));
+    assert_eq!(out.status.code(), Some(3), "{}", text(&out));
+    for word in ["refused: ymm3 of", "ymm3 needs AVX", "no XSAVE"] {
+        assert!(text(&out).contains(word), "no '{word}' in:\n{}", text(&out));
+    }
     lab.refused(
         "inject --domain web1 --process httpd --reg r9 --bit 1",
         5,
