@@ -319,6 +319,8 @@ mod tests {
                 }
                 let _ = theirs.write_all(payload);
             }
+            // As the store does, it stays until the other end has gone.
+            while theirs.read(&mut request).is_ok_and(|n| n > 0) {}
         });
         XenStore::over(ours)
     }
