@@ -107,7 +107,6 @@ pub(crate) fn execute(
 
     let mut observations = Observations {
         window_ns: ctx.plan.timing.window_ns,
-        host: std::mem::take(&mut live.host),
         ..Observations::default()
     };
     if let Some(driver) = &driver {
@@ -120,6 +119,8 @@ pub(crate) fn execute(
             Err(e) => live.failed = Some(live.failed.take().unwrap_or(e.to_string())),
         }
     }
+    // Not before: the summary looks at when the host died.
+    observations.host = std::mem::take(&mut live.host);
     let fired = live
         .injection
         .as_ref()
